@@ -1,0 +1,47 @@
+# fedsweep: set-up, main job, tests. Needs Python 3.11, pip and make; everything else is installed into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.complete
+
+.PHONY: setup sweep test lint ui bench lock wheel clean
+
+setup: $(STAMP)
+
+# TFF 0.87 pins releases that pip can no longer resolve, so the lock was resolved with overrides (pyproject.toml,
+# [tool.uv]) and is installed as it is: exact versions, checked hashes, no resolution. The stamp comes last, so a set-up
+# that was cut off starts again. Bytecode is compiled here because imports take three times as long without it.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "fedsweep needs Python 3.11; '$(PYTHON)' is not on the PATH (make PYTHON=... names another)" >&2; exit 1; }
+	@rm -f $@
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some packages carry templates that are no Python
+	@touch $@
+
+sweep: setup
+	$(BIN)/python -m fedsweep -m encoder.bits=2,4,8
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+ui: setup
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri sqlite:///$(CURDIR)/multirun_outputs/mlflow.db
+
+bench: setup
+	$(BIN)/python benchmarks/round.py
+
+# Resolves the lock anew (after a change of pyproject.toml); needs uv on the PATH.
+lock:
+	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --quiet --output-file requirements.lock
+
+wheel: setup
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:
+	rm -rf .venv dist build

@@ -1,0 +1,30 @@
+"""`python -m fedsweep`: one run, or a sweep with -m. Nothing heavy is imported before the configuration is checked."""
+
+from __future__ import annotations
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fedsweep import cli, schema
+
+
+@hydra.main(version_base="1.3", config_path=cli.config_folder(), config_name="config")
+def run(composed: DictConfig) -> dict:
+    """Hydra's task function: one run in the folder that Hydra made for it. Returns what result.json holds."""
+    from fedsweep import job
+
+    place = HydraConfig.get()
+    if place.mode == RunMode.MULTIRUN:
+        return job.run_trial(schema.check(composed), place.runtime.output_dir, place.sweep.dir)
+    return job.run_single(composed, place.runtime.output_dir)
+
+
+def main() -> None:
+    with cli.one_line_errors():
+        run()
+
+
+if __name__ == "__main__":
+    main()

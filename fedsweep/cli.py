@@ -1,0 +1,52 @@
+"""What the commands share: where the configuration lies, and how an error looks to a person."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from fedsweep.errors import UserError
+
+
+def config_folder() -> str:
+    """The folder `conf`: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return str(installed if installed.is_dir() else package.parent / "conf")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with status 1 and one line on stderr for what a person can mend; 130 after Ctrl-C.
+
+    Anything else keeps its traceback: it is a defect of fedsweep. HYDRA_FULL_ERROR=1 shows tracebacks for all.
+    """
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own several lines
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("fedsweep: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (UserError, HydraException, OmegaConfBaseException, PermissionError, NotADirectoryError) as error:
+        if tracebacks:
+            raise
+        print(f"fedsweep: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; choose a folder that can be written (hydra.run.dir, hydra.sweep.dir)"
+    text = str(error)
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        text += f"\n{error.__cause__}"
+    # OmegaConf's context ("full_key: ...", "object_type=...") repeats what the first lines say.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

@@ -1,0 +1,14 @@
+"""Federated data sets: `load(config.dataset, seed)` gives a `FederatedDataset`, one file per data set."""
+
+from fedsweep.datasets import digits, mnist_by_writer
+from fedsweep.datasets.federated import FederatedDataset
+from fedsweep.schema import DigitsData, WriterData
+
+__all__ = ["FederatedDataset", "load"]
+
+
+def load(config: DigitsData | WriterData, seed: int) -> FederatedDataset:
+    """The data set that the configuration names; `seed` draws a partition where there are no natural clients."""
+    if isinstance(config, DigitsData):
+        return digits.load(config, seed)
+    return mnist_by_writer.load(config)

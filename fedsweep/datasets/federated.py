@@ -1,0 +1,48 @@
+"""A federated data set in memory: examples that belong to clients, and a test set that belongs to none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FederatedDataset:
+    """Images by client.
+
+    Pixels stay in the integer type of their source (a quarter of float32's memory) and are scaled to [0, 1] when a
+    client or a test batch is read.
+    """
+
+    name: str
+    client_ids: tuple[int, ...]
+    members: tuple[np.ndarray, ...]  # per client: indices into images and labels
+    images: np.ndarray  # uint8 [examples, height, width, channels]
+    labels: np.ndarray  # int32 [examples]
+    test_images: np.ndarray  # uint8 [test examples, height, width, channels]
+    test_labels: np.ndarray  # int32 [test examples]
+    white: int  # the pixel value that becomes 1.0
+    classes: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.images.shape[1:]
+
+    def client(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The client's images, float32 [n, height, width, channels] in [0, 1], and labels, int32 [n]."""
+        rows = self.members[index]
+        return self.scaled(self.images[rows]), self.labels[rows]
+
+    def scaled(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels as float32 in [0, 1]."""
+        return pixels.astype(np.float32) / np.float32(self.white)
+
+    def summary(self) -> str:
+        """One line for people: clients, examples a client, test examples."""
+        sizes = [len(rows) for rows in self.members]
+        return (
+            f"{self.name}: {len(sizes)} clients with {min(sizes)} to {max(sizes)} examples (median"
+            f" {int(np.median(sizes))}), {len(self.test_labels)} test examples"
+        )

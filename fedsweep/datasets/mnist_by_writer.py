@@ -1,0 +1,121 @@
+"""MNIST's digits by the person who wrote them, from QMNIST's (or MNIST's) IDX files with extended labels.
+
+Yadav and Bottou, "Cold Case: The Lost MNIST Digits", NeurIPS 2019, arXiv 1905.10498. A client is a writer, the natural
+partition of Federated EMNIST; pixels are 0 = background (TFF's EMNIST has 1.0 = background).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from fedsweep.datasets import idx
+from fedsweep.datasets.federated import FederatedDataset
+from fedsweep.errors import UserError
+from fedsweep.schema import WriterData
+
+_URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
+# MD5 sums as torchvision's loader of QMNIST publishes them.
+_MD5 = {
+    "qmnist-train-images-idx3-ubyte.gz": "ed72d4157d28c017586c42bc6afe6370",
+    "qmnist-train-labels-idx2-int.gz": "0058f8dd561b90ffdd0f734c6a30e5e4",
+    "qmnist-test-images-idx3-ubyte.gz": "1394631089c404de565df7b7aeaf9412",
+    "qmnist-test-labels-idx2-int.gz": "5b5b05890a5e13444e108efe57b788aa",
+}
+_CLASS, _WRITER = 0, 2  # columns of the extended labels
+
+
+@dataclass(frozen=True)
+class _Names:
+    train_images: str
+    train_labels: str
+    test_images: str
+    test_labels: str
+
+
+_QMNIST = _Names(*_MD5)
+_MNIST = _Names(
+    "mnist-train-images-idx3-ubyte.gz",
+    "mnist-train-labels-idx2-int.gz",
+    "mnist-test10k-images-idx3-ubyte.gz",
+    "mnist-test10k-labels-idx2-int.gz",
+)
+
+
+def load(config: WriterData) -> FederatedDataset:
+    """Training digits by writer; the test set holds no digit of a training writer."""
+    folder, names = _find(config)
+    images, labels = _read(folder, names.train_images, names.train_labels)
+    test_images, test_labels = _read(folder, names.test_images, names.test_labels)
+
+    writers, writer_of = np.unique(labels[:, _WRITER], return_inverse=True)
+    order = np.argsort(writer_of, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(writer_of))[:-1])
+
+    unseen = ~np.isin(test_labels[:, _WRITER], writers)
+    if not unseen.any():
+        raise UserError(f"{folder / names.test_labels}: every test digit is by a training writer; none can be used")
+    return FederatedDataset(
+        name=config.name,
+        client_ids=tuple(int(writer) for writer in writers),
+        members=tuple(members),
+        images=images,
+        labels=labels[:, _CLASS],
+        test_images=test_images[unseen],
+        test_labels=test_labels[unseen, _CLASS],
+        white=255,
+        classes=10,
+    )
+
+
+def _read(folder: Path, images_name: str, labels_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images uint8 [n, 28, 28, 1], extended labels int32 [n, 8])."""
+    images = idx.read(folder / images_name, np.uint8, (None, 28, 28))[..., None]
+    labels = idx.read(folder / labels_name, np.int32, (None, 8))
+    if len(images) != len(labels):
+        raise UserError(f"{folder / labels_name}: {len(labels)} labels for the {len(images)} images of {images_name}")
+    if not len(labels):
+        raise UserError(f"{folder / labels_name}: holds no example")
+    low, high = int(labels[:, _CLASS].min()), int(labels[:, _CLASS].max())
+    if low < 0 or high > 9:
+        raise UserError(f"{folder / labels_name}: classes from {low} to {high} where 0 to 9 belong")
+    return images, labels
+
+
+def _find(config: WriterData) -> tuple[Path, _Names]:
+    """The folder with the files, and which of the two sets of names they have; downloads QMNIST's when they are absent."""
+    given = config.dir is not None or "FEDSWEEP_DATA" in os.environ
+    if config.dir is not None:
+        folder = Path(config.dir).expanduser()
+    elif "FEDSWEEP_DATA" in os.environ:
+        folder = Path(os.environ["FEDSWEEP_DATA"]).expanduser() / config.name
+    else:
+        folder = platformdirs.user_cache_path("fedsweep") / config.name
+    for names in (_QMNIST, _MNIST):
+        present = [name for name in vars(names).values() if (folder / name).is_file()]
+        if len(present) == 4 or (present and given):  # a missing one of four is named when it is read
+            return folder, names
+    _download(folder)
+    return folder, _QMNIST
+
+
+def _download(folder: Path) -> None:
+    """QMNIST's four files into `folder`: each with a progress bar, checked, and moved into place when it is whole."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    for name, md5 in _MD5.items():
+        try:
+            pooch.retrieve(_URL + name, known_hash=f"md5:{md5}", fname=name, path=folder, progressbar=True)
+        except requests.RequestException as error:
+            raise UserError(
+                f"{folder / name}: absent, and it cannot be downloaded ({type(error).__name__}); put QMNIST's four"
+                f" files ({', '.join(_MD5)}) there, or name their folder with dataset.dir or FEDSWEEP_DATA"
+            ) from error
+        except ValueError as error:  # pooch: the hash of what arrived differs; it has removed the file
+            raise UserError(f"{folder / name}: what {_URL} sent is not QMNIST's file ({error})") from error
