@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from fedsweep.errors import UserError
 
@@ -42,11 +42,15 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
+    """The error's own words in one line, without what only repeats or decorates them."""
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; choose a folder that can be written (hydra.run.dir, hydra.sweep.dir)"
-    text = str(error)
-    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
-        text += f"\n{error.__cause__}"
-    # OmegaConf's context ("full_key: ...", "object_type=...") repeats what the first lines say.
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return (
+            f"{error.filename}: {error.strerror}; choose a folder that can be written (hydra.run.dir, hydra.sweep.dir)"
+        )
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{error.missing_cfg_file}: no such choice; choose one of {', '.join(error.options)}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, ConfigKeyError):
+        return f"{cause.full_key}: no such key; python -m fedsweep --cfg job shows them all"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

@@ -27,7 +27,7 @@ def configure(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> None:
     operation and one client per core beats two threads inside each operation, and it makes sums repeat bit for bit.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(threads(runtime)))
 
@@ -47,7 +47,7 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> dict:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that fedsweep runs from, with "-dirty" if it was changed; None for an installed wheel."""
+    """The checkout's commit, with "-dirty" if it was changed; None for an installed wheel."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None

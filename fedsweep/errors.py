@@ -1,4 +1,4 @@
-"""The one exception that is meant for people: its text is one line that names the key or file and what would be right."""
+"""The exception that is meant for people: one line that names the key or file and what would be right."""
 
 
 class UserError(Exception):

@@ -196,9 +196,7 @@ def _check_ranges(config: Config) -> None:
             _require(encoder.threshold >= 0, f"{group}.threshold", encoder.threshold, "a number of elements, 0 or more")
         if isinstance(encoder, UniformEncoder):
             _require(1 <= encoder.bits <= 16, f"{group}.bits", encoder.bits, "from 1 to 16")
-            _require(
-                encoder.packing in PACKINGS, f"{group}.packing", encoder.packing, f"one of {', '.join(PACKINGS)}"
-            )
+            _require(encoder.packing in PACKINGS, f"{group}.packing", encoder.packing, f"one of {', '.join(PACKINGS)}")
 
     optimizer = config.optimizer
     for key in ("client_lr", "server_lr"):

@@ -1,10 +1,10 @@
 """Federated data sets: `load(config.dataset, seed)` gives a `FederatedDataset`, one file per data set."""
 
 from fedsweep.datasets import digits, mnist_by_writer
-from fedsweep.datasets.federated import FederatedDataset
+from fedsweep.datasets.federated import DataSpec, FederatedDataset
 from fedsweep.schema import DigitsData, WriterData
 
-__all__ = ["FederatedDataset", "load"]
+__all__ = ["DataSpec", "FederatedDataset", "load", "spec"]
 
 
 def load(config: DigitsData | WriterData, seed: int) -> FederatedDataset:
@@ -12,3 +12,8 @@ def load(config: DigitsData | WriterData, seed: int) -> FederatedDataset:
     if isinstance(config, DigitsData):
         return digits.load(config, seed)
     return mnist_by_writer.load(config)
+
+
+def spec(config: DigitsData | WriterData) -> DataSpec:
+    """Shape and classes of the data set, without reading it."""
+    return digits.SPEC if isinstance(config, DigitsData) else mnist_by_writer.SPEC

@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from fedsweep.datasets import partition
-from fedsweep.datasets.federated import FederatedDataset
+from fedsweep.datasets.federated import DataSpec, FederatedDataset
 from fedsweep.errors import UserError
 from fedsweep.schema import DigitsData
+
+SPEC = DataSpec((8, 8, 1), classes=10)
 
 
 def load(config: DigitsData, seed: int) -> FederatedDataset:
@@ -27,12 +29,13 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
     test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
     if not 1 <= held_out <= len(labels) - config.clients:
         raise UserError(
-            f"dataset.test_fraction={config.test_fraction} and dataset.clients={config.clients}: of {len(labels)} digits"
-            f" {held_out} are held out and {len(train)} are left; at least 1 for the test and 1 a client are needed"
+            f"dataset.test_fraction={config.test_fraction} and dataset.clients={config.clients}: of {len(labels)}"
+            f" digits {held_out} are held out and {len(train)} left; 1 for the test and 1 a client are needed"
         )
     members = partition.dirichlet(labels[train], config.clients, config.alpha, shares)
     return FederatedDataset(
         name=config.name,
+        spec=SPEC,
         client_ids=tuple(range(config.clients)),
         members=tuple(train[part] for part in members),
         images=images,
@@ -40,5 +43,4 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
         test_images=images[test],
         test_labels=labels[test],
         white=16,
-        classes=10,
     )

@@ -8,6 +8,14 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class DataSpec:
+    """What a model must fit; known without reading the data."""
+
+    image_shape: tuple[int, int, int]  # height, width, channels
+    classes: int
+
+
+@dataclass(frozen=True)
 class FederatedDataset:
     """Images by client.
 
@@ -16,6 +24,7 @@ class FederatedDataset:
     """
 
     name: str
+    spec: DataSpec
     client_ids: tuple[int, ...]
     members: tuple[np.ndarray, ...]  # per client: indices into images and labels
     images: np.ndarray  # uint8 [examples, height, width, channels]
@@ -23,12 +32,6 @@ class FederatedDataset:
     test_images: np.ndarray  # uint8 [test examples, height, width, channels]
     test_labels: np.ndarray  # int32 [test examples]
     white: int  # the pixel value that becomes 1.0
-    classes: int
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return self.images.shape[1:]
 
     def client(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The client's images, float32 [n, height, width, channels] in [0, 1], and labels, int32 [n]."""

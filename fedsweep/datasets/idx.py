@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and QMNIST: two zero bytes, a type byte, the rank, big-endian sizes, then the array."""
+"""IDX files, the format of MNIST: two zero bytes, a type byte, the rank, big-endian sizes, then the array."""
 
 from __future__ import annotations
 

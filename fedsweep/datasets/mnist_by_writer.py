@@ -14,9 +14,11 @@ import numpy as np
 import platformdirs
 
 from fedsweep.datasets import idx
-from fedsweep.datasets.federated import FederatedDataset
+from fedsweep.datasets.federated import DataSpec, FederatedDataset
 from fedsweep.errors import UserError
 from fedsweep.schema import WriterData
+
+SPEC = DataSpec((28, 28, 1), classes=10)
 
 _URL = "https://raw.githubusercontent.com/facebookresearch/qmnist/master/"
 # MD5 sums as torchvision's loader of QMNIST publishes them.
@@ -61,6 +63,7 @@ def load(config: WriterData) -> FederatedDataset:
         raise UserError(f"{folder / names.test_labels}: every test digit is by a training writer; none can be used")
     return FederatedDataset(
         name=config.name,
+        spec=SPEC,
         client_ids=tuple(int(writer) for writer in writers),
         members=tuple(members),
         images=images,
@@ -68,7 +71,6 @@ def load(config: WriterData) -> FederatedDataset:
         test_images=test_images[unseen],
         test_labels=test_labels[unseen, _CLASS],
         white=255,
-        classes=10,
     )
 
 
@@ -87,7 +89,7 @@ def _read(folder: Path, images_name: str, labels_name: str) -> tuple[np.ndarray,
 
 
 def _find(config: WriterData) -> tuple[Path, _Names]:
-    """The folder with the files, and which of the two sets of names they have; downloads QMNIST's when they are absent."""
+    """The folder with the files, and which of the two sets of names they have; downloads QMNIST's if absent."""
     given = config.dir is not None or "FEDSWEEP_DATA" in os.environ
     if config.dir is not None:
         folder = Path(config.dir).expanduser()

@@ -20,7 +20,7 @@ EncoderRule = Callable[[tf.TensorSpec], tuple[str, te.core.Encoder]]
 
 
 def build(config: schema.Encoder) -> EncoderRule:
-    """The rule that maps a tensor's spec to (name of the encoder for tables, encoder).
+    """The rule that maps a tensor's spec to (label, encoder); equal labels stand for equal encoders.
 
     Tensors with more than `config.threshold` elements get the configured encoder, the others travel as they are:
     small tensors (biases) are sensitive to error and cheap to send.
@@ -33,6 +33,8 @@ def build(config: schema.Encoder) -> EncoderRule:
     def rule(spec: tf.TensorSpec) -> tuple[str, te.core.Encoder]:
         if config.name == "identity" or spec.shape.num_elements() <= config.threshold:
             return "identity", te.encoders.identity()
-        return config.name, makers[config.name](config.bits, config.stochastic, config.packing)
+        rounding = "" if config.stochastic else " nearest"
+        label = f"{config.name} {config.bits} bit{rounding} {config.packing}"
+        return label, makers[config.name](config.bits, config.stochastic, config.packing)
 
     return rule

@@ -1,7 +1,7 @@
 """Packing of small integers into 32-bit words, for any width from 1 to 16 bits.
 
-`tensor_encoding` fills 28 of every 32 bits (its words were once written as varints), `dense` fills all 32. A tensor of n
-values of b bits takes ceil(n * b / 28) or ceil(n * b / 32) words.
+`tensor_encoding` fills 28 of every 32 bits (its words were once written as varints), `dense` fills all 32. A tensor
+of n values of b bits takes ceil(n * b / 28) or ceil(n * b / 32) words.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def build(
     beside that weight travels, inside the client only, the seed of the client's encoder noise. Metrics are sums over
     examples and epochs, measured with the weights before each step: `loss`, `correct`, `examples`.
     """
-    weight_specs = tuple(tf.TensorSpec(spec.shape, tf.float32) for spec in model.weights)
+    weight_specs = tuple(weight.spec for weight in model.weights)
 
     @tff.tensorflow.computation(weights_type, data_type(model))
     def client_update(received, sequence):

@@ -52,9 +52,7 @@ def build(weights_type: tff.Type, rule: EncoderRule, seed: int) -> tff.learning.
     def initialize():
         return tff.federated_eval(initial_state, tff.SERVER)
 
-    @tff.federated_computation(
-        tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(weights_type, tff.SERVER)
-    )
+    @tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(weights_type, tff.SERVER))
     def next_fn(state, weights):
         new_state, message = tff.federated_map(encode, (state, weights))
         received = tff.federated_map(decode, tff.federated_broadcast(message))

@@ -21,10 +21,14 @@ class WeightSpec:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def spec(self) -> tf.TensorSpec:
+        return tf.TensorSpec(self.shape, tf.float32)
+
 
 @dataclass(frozen=True)
 class Model:
-    """`logits(weights, images)`: weights in the order of `weights`, images float32 [n, *image_shape] -> [n, classes]."""
+    """`logits(weights, images)`: images are float32 [n, *image_shape], logits float32 [n, classes]."""
 
     name: str
     image_shape: tuple[int, int, int]

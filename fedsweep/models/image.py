@@ -27,7 +27,7 @@ def _layer(name: str, *kernel: int) -> tuple[WeightSpec, WeightSpec]:
 
 
 def cnn(image_shape: tuple[int, int, int], classes: int) -> Model:
-    """Two 5x5 convolutions (32, 64), each with 2x2 max pooling, dense 512; 1,663,370 parameters on 28x28x1, 10 classes."""
+    """Two 5x5 convolutions (32, 64), 2x2 max pooling after each, dense 512; 1,663,370 parameters on 28x28x1."""
     height, width, channels = image_shape
     features = math.ceil(height / 4) * math.ceil(width / 4) * 64
 

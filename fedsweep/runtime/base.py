@@ -51,9 +51,7 @@ class Runtime(abc.ABC):
 
 def as_sequence(client: ClientData) -> tf.data.Dataset:
     """The client as the process's sequence of one element."""
-    return tf.data.Dataset.from_tensors(
-        {"images": client.images, "labels": client.labels, "seed": client.seed}
-    )
+    return tf.data.Dataset.from_tensors({"images": client.images, "labels": client.labels, "seed": client.seed})
 
 
 def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int) -> RoundOutcome:

@@ -50,7 +50,7 @@ class MapReduceRuntime(Runtime):
         return outcome(metrics, dict(uplink), downlink)
 
     def _work_of(self, clients: Sequence[ClientData], broadcast: Sequence[tf.Tensor]) -> Iterator[Sequence[tf.Tensor]]:
-        """What each client sends, in order; at most one update per thread waits, so memory does not grow with clients."""
+        """What each client sends, in order. One update a thread waits at most: memory does not grow with clients."""
 
         def work(client: ClientData) -> Sequence[tf.Tensor]:
             return self._work(tf.data.experimental.to_variant(as_sequence(client)), *broadcast)

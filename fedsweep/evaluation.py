@@ -1,0 +1,58 @@
+"""Loss and accuracy of model weights on a data set's test examples."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from fedsweep.datasets import FederatedDataset
+from fedsweep.models import Model
+
+_BATCH = 500  # examples; small enough that several threads share even a small test set
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the test examples."""
+
+    loss: float
+    accuracy: float
+
+
+class Evaluator:
+    """Evaluates in `threads` threads, a batch each; sums in the order of the batches, so results repeat bit for bit."""
+
+    def __init__(self, model: Model, dataset: FederatedDataset, threads: int):
+        self._dataset, self._threads = dataset, threads
+
+        @tf.function(
+            input_signature=[
+                [weight.spec for weight in model.weights],
+                tf.TensorSpec([None, *model.image_shape], tf.float32),
+                tf.TensorSpec([None], tf.int32),
+            ]
+        )
+        def sums(weights, images, labels):
+            logits = model.logits(weights, images)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+            return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.int32))
+
+        self._sums = sums
+
+    def __call__(self, weights: Sequence[np.ndarray]) -> Evaluation:
+        labels = self._dataset.test_labels
+        tensors = [tf.constant(weight) for weight in weights]
+
+        def batch(start: int) -> tuple[float, int]:
+            rows = slice(start, start + _BATCH)
+            loss, hits = self._sums(tensors, self._dataset.scaled(self._dataset.test_images[rows]), labels[rows])
+            return float(loss), int(hits)
+
+        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+            losses, hits = zip(*pool.map(batch, range(0, len(labels), _BATCH)), strict=True)
+        return Evaluation(sum(losses) / len(labels), sum(hits) / len(labels))

@@ -1,0 +1,52 @@
+"""What Hydra's task function does: one run by itself, or one trial of a sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from fedsweep import environment, schema, sweep
+from fedsweep.errors import UserError
+
+
+def run_single(composed: DictConfig, folder: str) -> dict:
+    """A run by itself: anything that goes wrong ends the program.
+
+    Hydra makes the folder before it calls us; a run that is refused leaves none behind.
+    """
+    place = Path(folder)
+    try:
+        config = schema.check(composed)
+        environment.configure(config.runtime)  # before TensorFlow is imported
+        from fedsweep import trial
+
+        result = trial.run(config, place, name="run")
+    except UserError:
+        with contextlib.suppress(OSError):  # it holds something, or cannot be removed: it stays
+            place.rmdir()
+        raise
+    sweep.show([sweep.Row({"run": place.name}, result)])
+    print(f"Files: {place}")
+    if result["status"] != "complete":
+        raise UserError(f"{result['status']}: {result['error']}; its rounds are in {place}")
+    return result
+
+
+def run_trial(config: schema.Config, folder: str, sweep_folder: str) -> dict:
+    """A trial of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
+    environment.configure(config.runtime)
+    from fedsweep import trial
+
+    place, record = Path(folder), sweep.Record.read(Path(sweep_folder))
+    number = int(place.name)
+    try:
+        return trial.run(config, place, record.title(number), record.mlflow_run_id)
+    except Exception as error:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "error.txt").write_text(traceback.format_exc())
+        return sweep.record_failure(place, error)
+    finally:
+        sweep.write_trials(Path(sweep_folder), record)

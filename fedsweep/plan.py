@@ -1,0 +1,90 @@
+"""`python -m fedsweep.plan encoder.bits=8 model=cnn`: what is sent, tensor by tensor, without training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import hydra
+from rich.console import Console
+from rich.table import Table
+
+from fedsweep import cli, environment, schema
+from fedsweep.units import format_bits
+
+if TYPE_CHECKING:
+    from fedsweep.federated.plan import Plan, TensorPlan
+    from fedsweep.models import Model
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the plan of the configuration that the overrides in `arguments` give."""
+    with cli.one_line_errors():
+        if {"-h", "--help"} & set(arguments):
+            print(__doc__, "Overrides are those of `python -m fedsweep`; --help there lists them.", sep="\n")
+            return
+        with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
+            config = schema.check(hydra.compose("config", arguments))
+
+        environment.configure(config.runtime)  # before TensorFlow is imported
+        from fedsweep import datasets, models
+        from fedsweep.federated import plan as planning
+
+        model = models.build(config.model.name, datasets.spec(config.dataset))
+        show(config, model, planning.of(config, model))
+
+
+def show(config: schema.Config, model: Model, plan: Plan) -> None:
+    """Tables of both directions for one client and round, then totals for a round and for the run."""
+    from fedsweep.federated import plan as planning
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(
+        f"{model.name} on {config.dataset.name}: {model.parameters:,} parameters. Bits are for one client and round."
+    )
+    up = _table("Uplink: what a client sends", plan.uplink)
+    _summary(up, "weight", planning.WEIGHT_BITS, planning.WEIGHT_BITS)
+    _summary(up, "metrics", planning.METRICS_BITS, planning.METRICS_BITS)
+    _summary(up, "total", plan.uplink_bits, plan.float32_uplink_bits)
+    down = _table("Downlink: what the server sends", plan.downlink)
+    if parameters := sum(tensor.parameter_bits for tensor in plan.uplink):
+        _summary(down, "parameters of the uplink's encoder", parameters)
+    _summary(down, "total", plan.downlink_bits, plan.float32_downlink_bits)
+    console.print(up, down)
+
+    clients, rounds = config.clients_per_round, config.rounds
+    for name, times in ((f"A round of {clients} clients", clients), (f"{rounds} rounds", clients * rounds)):
+        sent, received = plan.uplink_bits * times, plan.downlink_bits * times
+        console.print(
+            f"{name}: uplink {format_bits(sent)}, downlink {format_bits(received)}, total"
+            f" {format_bits(sent + received)}",
+            highlight=False,
+        )
+    if plan.encodes_nothing:
+        console.print(planning.nothing_encoded(config, model), style="yellow")
+
+
+def _table(title: str, tensors: Iterable[TensorPlan]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("tensor", "shape", "elements", "encoder", "bits", "bits/element", "float32/bits"):
+        table.add_column(column, justify="left" if column in ("tensor", "shape", "encoder") else "right")
+    for t in tensors:
+        table.add_row(
+            t.tensor,
+            "x".join(map(str, t.shape)),
+            f"{t.elements:,}",
+            t.encoder,
+            f"{t.bits:,}",
+            f"{t.bits / t.elements:.3f}",
+            f"{t.float32_bits / t.bits:.2f}",
+        )
+    return table
+
+
+def _summary(table: Table, name: str, bits: int, float32_bits: int | None = None) -> None:
+    table.add_row(name, "", "", "", f"{bits:,}", "", f"{float32_bits / bits:.2f}" if float32_bits else "")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

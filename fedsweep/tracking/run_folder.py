@@ -1,0 +1,80 @@
+"""The files of a run: config.yaml, environment.json, rounds.csv and result.json, in the run's own folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fedsweep import schema
+from fedsweep.errors import UserError
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """A row of rounds.csv. Bits are summed over clients and cumulative since round 1."""
+
+    round: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float | None  # None in rounds without evaluation
+    test_accuracy: float | None
+    uplink_bits: int
+    downlink_bits: int
+    total_bits: int
+    seconds: float  # wall time of the round, evaluation included
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes the file by rename: a reader sees the old content or the new, never half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """As `write_atomically`; NaN and infinity, which JSON does not have, are refused."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def refuse_used(folder: Path) -> None:
+    """A run never writes over another."""
+    if (folder / RESULT).exists():
+        raise UserError(f"{folder}: already holds a run; choose another folder (hydra.run.dir, hydra.sweep.dir)")
+
+
+class RunFolder:
+    """Writes one run's files; a context manager. rounds.csv grows by a whole line at the end of every round."""
+
+    def __init__(self, folder: Path, config: schema.Config, environment: dict):
+        refuse_used(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder
+        write_json(folder / RESULT, {"status": "running"})
+        write_atomically(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        write_json(folder / "environment.json", environment)
+        self._file = (folder / "rounds.csv").open("w", newline="")
+        self._rows = csv.DictWriter(self._file, [field.name for field in dataclasses.fields(RoundRow)])
+        self._rows.writeheader()
+        self._file.flush()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def log_round(self, row: RoundRow) -> None:
+        self._rows.writerow(dataclasses.asdict(row))
+        self._file.flush()
+
+    def finish(self, result: dict) -> None:
+        """The run's last word: result.json."""
+        write_json(self.path / RESULT, result)

@@ -1,0 +1,33 @@
+"""The shim that Hydra discovers; the work is done in `fedsweep.sweep`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="fedsweep",
+    node={"_target_": f"{__name__}.FedsweepSweeper", "max_batch_size": None, "params": None},
+    provider="fedsweep",
+)
+
+
+class FedsweepSweeper(BasicSweeper):
+    """Hydra's basic sweeper with every point checked before the first is run, and the sweep on record."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from fedsweep import sweep
+
+        loader = self.hydra_context.config_loader
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        (points,) = self.split_arguments(overrides, max_batch_size=None)
+        swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+        composed = [loader.load_sweep_config(self.config, point) for point in points]
+        composed = [OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) for config in composed]
+        with sweep.on_record(self.config.hydra.sweep.dir, swept, points, composed):
+            return super().sweep(arguments)
