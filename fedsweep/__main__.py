@@ -18,7 +18,8 @@ def run(composed: DictConfig) -> dict:
     place = HydraConfig.get()
     if place.mode == RunMode.MULTIRUN:
         return job.run_trial(schema.check(composed), place.runtime.output_dir, place.sweep.dir)
-    return job.run_single(composed, place.runtime.output_dir)
+    with cli.one_line_errors():  # here already: past this function Hydra adds lines of its own
+        return job.run_single(composed, place.runtime.output_dir)
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep.errors import UserError
 
@@ -21,21 +22,24 @@ def config_folder() -> str:
     return str(installed if installed.is_dir() else package.parent / "conf")
 
 
+# HYDRA_FULL_ERROR=1 asks for tracebacks. It is set below for Hydra's own sake, so the wish is read once, here.
+_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr for what a person can mend; 130 after Ctrl-C.
 
     Anything else keeps its traceback: it is a defect of fedsweep. HYDRA_FULL_ERROR=1 shows tracebacks for all.
     """
-    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own several lines
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines of its own
     try:
         yield
     except KeyboardInterrupt:
         print("fedsweep: interrupted", file=sys.stderr)
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException, PermissionError, NotADirectoryError) as error:
-        if tracebacks:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if _TRACEBACKS or (isinstance(error, OSError) and not error.filename):
             raise
         print(f"fedsweep: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
@@ -43,14 +47,13 @@ def one_line_errors() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     """The error's own words in one line, without what only repeats or decorates them."""
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, OSError):
         return (
-            f"{error.filename}: {error.strerror}; choose a folder that can be written (hydra.run.dir, hydra.sweep.dir)"
+            f"{error.filename}: {error.strerror}; is it a place that can be written (hydra.run.dir, hydra.sweep.dir)?"
         )
     if isinstance(error, MissingConfigException) and error.options:
         return f"{error.missing_cfg_file}: no such choice; choose one of {', '.join(error.options)}"
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, ConfigKeyError):
-        return f"{cause.full_key}: no such key; python -m fedsweep --cfg job shows them all"
+    if unknown := re.match(r"Could not override '(.+?)'", str(error)):
+        return f"{unknown[1]}: no such key; python -m fedsweep --cfg job shows them all"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

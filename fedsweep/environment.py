@@ -12,6 +12,12 @@ from pathlib import Path
 from fedsweep import schema
 
 PACKAGES = ("fedsweep", "tensorflow", "tensorflow-federated", "tensorflow-model-optimization", "numpy", "hydra-core")
+_TENSORFLOW = (
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_CPP_MIN_LOG_LEVEL",
+)
 
 
 def threads(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> int:
@@ -26,10 +32,8 @@ def configure(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> None:
     oneDNN is off by default on CPUs without AVX-512 and makes convolutions up to 5 times faster there. One thread per
     operation and one client per core beats two threads inside each operation, and it makes sums repeat bit for bit.
     """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(threads(runtime)))
+    for name, value in zip(_TENSORFLOW, ("1", "1", str(threads(runtime)), "3"), strict=True):
+        os.environ.setdefault(name, value)
 
 
 def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> dict:
@@ -41,7 +45,7 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> dict:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads(runtime),
-        "tensorflow_environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("TF_")},
+        "tensorflow_environment": {name: os.environ.get(name) for name in _TENSORFLOW},
         "command": sys.argv,
     }
 

@@ -39,7 +39,7 @@ class RunProgress:
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar."""
-        self._bar.console.print(line, highlight=False, markup=False)
+        self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
         """Shows the state after a round; `accuracy` is the test accuracy measured last, None before the first."""

@@ -52,7 +52,7 @@ def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
             if experiment is None:
                 return client, client.create_experiment(config.experiment, artifact_location=artifacts)
     except _UNREACHABLE as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
             f"tracker.uri={uri}: cannot be used ({reason}); start its server, name another, or choose tracker=csv"
         ) from error
@@ -64,7 +64,7 @@ def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
     """MLflow reads its HTTP settings from the environment at each request."""
-    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     added = {key: value for key, value in short.items() if key not in os.environ}
     os.environ.update(added)
     try:
