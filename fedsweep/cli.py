@@ -39,7 +39,8 @@ def one_line_errors() -> Iterator[None]:
         print("fedsweep: interrupted", file=sys.stderr)
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if _TRACEBACKS or (isinstance(error, OSError) and not error.filename):
+        names_a_file = not isinstance(error, OSError) or error.filename or isinstance(error, HydraException)
+        if _TRACEBACKS or not names_a_file:
             raise
         print(f"fedsweep: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
@@ -47,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     """The error's own words in one line, without what only repeats or decorates them."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename:
         return (
             f"{error.filename}: {error.strerror}; is it a place that can be written (hydra.run.dir, hydra.sweep.dir)?"
         )

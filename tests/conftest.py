@@ -1,0 +1,56 @@
+"""What tests share. TensorFlow's environment is set before any test imports it, as `python -m fedsweep` does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+
+from fedsweep import cli, environment, schema
+
+environment.configure(schema.MapReduceRuntime("map_reduce", 2))
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with the real data sets: FEDSWEEP_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("FEDSWEEP_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "mnist_by_writer").is_dir():
+        pytest.skip(f"no mnist_by_writer in {folder}; FEDSWEEP_DATA names the folder that has it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config():
+    """`config("encoder.bits=4", ...)`: the checked configuration that the command line would give."""
+
+    def checked(*overrides: str) -> schema.Config:
+        with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
+            return schema.check(hydra.compose("config", list(overrides)))
+
+    return checked
+
+
+@pytest.fixture
+def fedsweep(tmp_path):
+    """`fedsweep(*arguments)`: runs `python -m fedsweep` in an empty folder of its own; stdout and stderr as text."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+
+    def run(*arguments: str, module: str = "fedsweep", **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    run.folder = folder
+    return run

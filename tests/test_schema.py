@@ -1,0 +1,84 @@
+"""The configuration: every file composes, every bad value is refused with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsweep import cli, schema
+from fedsweep.errors import UserError
+
+CHOICES = [
+    (group, path.stem) for group in schema.GROUPS for path in sorted((Path(cli.config_folder()) / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_of_every_group_composes(config, group, choice):
+    checked = getattr(config(f"{group}={choice}"), group)
+    assert checked.name == choice
+    assert isinstance(checked, schema.GROUPS[group][choice])
+
+
+def test_every_choice_of_the_schema_has_its_file():
+    assert {(group, name) for group, choices in schema.GROUPS.items() for name in choices} == set(CHOICES)
+
+
+def test_downlink_same_is_the_uplinks_encoder_with_its_settings(config):
+    checked = config("encoder=hadamard", "encoder.bits=3", "downlink=same")
+    assert checked.downlink_encoder == checked.encoder
+    assert config("downlink=uniform", "downlink.bits=5").downlink_encoder.bits == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("encoder.bits=0", "encoder.bits"),
+        ("encoder.bits=17", "encoder.bits"),
+        ("encoder.bits=2.5", "encoder.bits"),
+        ("encoder.bits=many", "encoder.bits"),
+        ("encoder.bits=null", "encoder.bits"),
+        ("encoder.threshold=-1", "encoder.threshold"),
+        ("encoder.packing=zip", "encoder.packing"),
+        ("encoder.name=zip", "encoder=zip"),
+        ("+encoder.levels=3", "encoder.levels"),
+        ("+colour=red", "colour"),
+        ("rounds=0", "rounds"),
+        ("clients_per_round=0", "clients_per_round"),
+        ("clients_per_round=21", "clients_per_round"),
+        ("client_epochs=0", "client_epochs"),
+        ("client_batch_size=0", "client_batch_size"),
+        ("evaluate_every=0", "evaluate_every"),
+        ("seed=-1", "seed"),
+        ("optimizer.client_lr=0", "optimizer.client_lr"),
+        ("optimizer.server_lr=nan", "optimizer.server_lr"),
+        ("dataset.alpha=0", "dataset.alpha"),
+        ("dataset.clients=0", "dataset.clients"),
+        ("dataset.test_fraction=1", "dataset.test_fraction"),
+        ("runtime.threads=0", "runtime.threads"),
+        ("replicates=2", "replicates"),
+        ("checkpoint_every=5", "checkpoint_every"),
+        ("sweep.n_trials=2", "sweep.n_trials"),
+        ("sweep.max_workers=2", "sweep.max_workers"),
+        ("sweep.resume=latest", "sweep.resume"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override, key):
+    with pytest.raises(UserError) as refused:
+        config(override)
+    assert str(refused.value).startswith(key)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optimizer=fedavgm", "optimizer.momentum=1"),
+        ("optimizer=fedadam", "optimizer.epsilon=0"),
+        ("downlink=uniform", "downlink.bits=0"),
+    ],
+)
+def test_keys_that_only_some_choices_have_are_checked_too(config, overrides):
+    with pytest.raises(UserError, match=overrides[1].partition("=")[0]):
+        config(*overrides)
