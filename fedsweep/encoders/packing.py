@@ -42,7 +42,7 @@ def pack(values: tf.Tensor, bits: int, word_bits: int) -> tf.Tensor:
         # The last value of a word may reach beyond it; the rest of its bits open the next word.
         parts[-1] = tf.bitwise.bitwise_and(parts[-1], mask)
         packed.append(_any_of(parts))
-    flat = tf.reshape(tf.stack(packed, axis=1), [-1])
+    flat = _interleaved(packed)
     return tf.bitcast(flat[: _ceil_div(count * bits, word_bits)], tf.int32)
 
 
@@ -57,7 +57,7 @@ def unpack(packed: tf.Tensor, bits: int, word_bits: int, count: int | tf.Tensor)
         first, last = i * bits // word_bits, ((i + 1) * bits - 1) // word_bits
         parts = [_shifted(columns[word], word * word_bits - i * bits) for word in range(first, last + 1)]
         values.append(tf.bitwise.bitwise_and(_any_of(parts), mask))
-    return tf.bitcast(tf.reshape(tf.stack(values, axis=1), [-1])[:count], tf.int32)
+    return tf.bitcast(_interleaved(values)[:count], tf.int32)
 
 
 def _group(bits: int, word_bits: int) -> tuple[int, int]:
@@ -69,6 +69,11 @@ def _group(bits: int, word_bits: int) -> tuple[int, int]:
 def _rows(values: tf.Tensor, width: int) -> tf.Tensor:
     """[n] as [ceil(n / width), width], filled up with zeros."""
     return tf.reshape(tf.pad(values, [[0, -tf.size(values) % width]]), [-1, width])
+
+
+def _interleaved(columns: list[tf.Tensor]) -> tf.Tensor:
+    """[n] each, as one [n * len(columns)], element by element. (Stacking along axis 1 takes twice as long.)"""
+    return tf.reshape(tf.transpose(tf.stack(columns)), [-1])
 
 
 def _shifted(x: tf.Tensor, left: int) -> tf.Tensor:

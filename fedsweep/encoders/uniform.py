@@ -40,7 +40,7 @@ class UniformQuantizationStage(te.core.EncodingStageInterface):
     def encode(self, x, encode_params):
         del encode_params  # none
         low, high = tf.reduce_min(x), tf.reduce_max(x)
-        x = tf.math.divide_no_nan(x - low, high - low) * self._levels
+        x = (x - low) * tf.math.divide_no_nan(self._levels, high - low)
         if self._stochastic:
             floor = tf.floor(x)
             noise = tf.random.stateless_uniform(tf.shape(x), randomness.next_seed(), dtype=x.dtype)
@@ -52,7 +52,7 @@ class UniformQuantizationStage(te.core.EncodingStageInterface):
     def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
         del decode_params, num_summands, shape  # none; never summed before it is decoded
         low, high = tf.unstack(encoded_tensors[self.MIN_MAX_KEY])
-        return encoded_tensors[self.ENCODED_VALUES_KEY] / self._levels * (high - low) + low
+        return encoded_tensors[self.ENCODED_VALUES_KEY] * ((high - low) / self._levels) + low
 
 
 @te.core.tf_style_encoding_stage

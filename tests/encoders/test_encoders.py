@@ -116,8 +116,8 @@ def test_another_seed_gives_another_message(name):
 def test_stochastic_encoders_are_unbiased(name):
     """The mean of 400 independent messages, each of 64 places within 5.5 standard errors.
 
-    The error is pooled over places (one that lies almost on a level hardly ever moves); none has more than 1.5 times the
-    pooled one, so a right encoder fails in 64 * P(|z| > 3.6), 2 % of seeds, and the seed is fixed.
+    The error is pooled over places (one that lies almost on a level hardly ever moves); none has more than 1.5 times
+    the pooled one, so a right encoder fails in 64 * P(|z| > 3.6), 2 % of seeds, and the seed is fixed.
     """
     config, _ = ENCODERS[name]
     x = normal(64)

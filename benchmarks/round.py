@@ -1,0 +1,188 @@
+"""A round of fedsweep against a round written TFF's tutorial's way, measured in turn in one call.
+
+    python benchmarks/round.py [--rounds 8] [--bits 8]
+
+Workload: the tutorial's CNN (1,663,370 parameters), 10 writers of mnist_by_writer a round (about 115 digits each),
+batches of 20, uniform quantization of tensors above 10,000 elements on the uplink. Three columns, a process each:
+
+  stock       a Keras model through tff.learning.algorithms.build_weighted_fed_avg, TFF's own context and environment
+  tff         fedsweep, runtime=tff
+  map_reduce  fedsweep, runtime=map_reduce (default)
+
+The processes take turns (stock, tff, map_reduce, stock, ...) on the same writers, so a slow moment of the machine hits
+all three; what counts is the median of the ratios within a turn. Memory is the largest resident size of a process and
+its children, read after each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CLIENTS, BATCH, SEED, WARM_UP = 10, 20, 0, 2
+COLUMNS = ("stock", "tff", "map_reduce")
+_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def stock_round(data, bits: int):
+    """The tutorial's way: returns a function from a round's number to nothing."""
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    from fedsweep.federated import cohort
+
+    def model_fn():
+        layers = tf.keras.layers
+        model = tf.keras.Sequential(
+            [
+                layers.InputLayer(data.spec.image_shape),
+                layers.Conv2D(32, 5, padding="same", activation="relu"),
+                layers.MaxPool2D(),
+                layers.Conv2D(64, 5, padding="same", activation="relu"),
+                layers.MaxPool2D(),
+                layers.Flatten(),
+                layers.Dense(512, activation="relu"),
+                layers.Dense(data.spec.classes),
+            ]
+        )
+        return tff.learning.models.from_keras_model(
+            model,
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[tf.keras.metrics.SparseCategoricalAccuracy()],
+            input_spec=(tf.TensorSpec([None, *data.spec.image_shape]), tf.TensorSpec([None], tf.int32)),
+        )
+
+    process = tff.learning.algorithms.build_weighted_fed_avg(
+        model_fn,
+        client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.1),
+        server_optimizer_fn=tff.learning.optimizers.build_sgdm(1.0),
+        model_aggregator=tff.aggregators.MeanFactory(
+            tff.aggregators.EncodedSumFactory.quantize_above_threshold(bits, 10_000)
+        ),
+    )
+    state = process.initialize()
+
+    def run(number: int) -> None:
+        nonlocal state
+        clients = cohort.sample(data, CLIENTS, SEED, number)
+        sequences = [
+            tf.data.Dataset.from_tensor_slices((c.images, c.labels)).shuffle(len(c.labels)).batch(BATCH)
+            for c in clients
+        ]
+        state = process.next(state, sequences).state
+
+    return run
+
+
+def fedsweep_round(data, bits: int, name: str):
+    import hydra
+
+    from fedsweep import cli, environment, schema
+
+    with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
+        overrides = ["dataset=mnist_by_writer", "model=cnn", f"encoder.bits={bits}", f"runtime={name}"]
+        config = schema.check(hydra.compose("config", overrides))
+    environment.configure(config.runtime)
+    from fedsweep import federated, models, runtime
+    from fedsweep.federated import cohort
+
+    running = runtime.start(config.runtime, federated.build(config, models.build("cnn", data.spec)))
+    return lambda number: running.round(cohort.sample(data, CLIENTS, SEED, number))
+
+
+def worker(column: str, bits: int) -> None:
+    """Runs one round for each line of standard input, and answers with its seconds and the memory held."""
+    import psutil
+
+    from fedsweep import datasets, schema
+
+    started = time.monotonic()
+    data = datasets.load(schema.WriterData("mnist_by_writer", None), SEED)
+    run = stock_round(data, bits) if column == "stock" else fedsweep_round(data, bits, column)
+    print(json.dumps({"start": time.monotonic() - started}), flush=True)
+    for line in sys.stdin:
+        started = time.monotonic()
+        run(int(line))
+        seconds = time.monotonic() - started
+        me = psutil.Process()
+        memory = sum(process.memory_info().rss for process in [me, *me.children(recursive=True)])
+        print(json.dumps({"seconds": seconds, "memory": memory}), flush=True)
+    for child in psutil.Process().children(recursive=True):  # TFF leaves its worker running
+        child.terminate()
+        child.wait()
+    os._exit(0)  # TFF's own clean-up would complain about the worker that has ended
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=8, help="measured rounds, after two to warm up")
+    parser.add_argument("--bits", type=int, default=8)
+    parser.add_argument("--worker", choices=COLUMNS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker, arguments.bits)
+        return
+
+    if _SHARED.is_dir():
+        os.environ.setdefault("FEDSWEEP_DATA", str(_SHARED))
+    command = [sys.executable, __file__, "--bits", str(arguments.bits), "--worker"]
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    processes = {
+        column: subprocess.Popen(
+            [*command, column], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet
+        )
+        for column in COLUMNS
+    }
+    try:
+        measure(processes, arguments.rounds)
+    finally:
+        for process in processes.values():
+            process.stdin.close()  # the worker ends with its input
+            process.wait()
+
+
+def measure(processes: dict[str, subprocess.Popen], rounds: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def answer(process: subprocess.Popen) -> dict:
+        line = process.stdout.readline()
+        if not line:
+            sys.exit("a worker ended early; its error is above")
+        return json.loads(line)
+
+    for process in processes.values():
+        answer(process)  # ready
+    turns = []
+    for number in range(1, WARM_UP + rounds + 1):
+        turn = {}
+        for column, process in processes.items():
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+            turn[column] = answer(process)
+        turns.append(turn)
+        print(f"round {number}: " + "  ".join(f"{c} {t['seconds']:.2f} s" for c, t in turn.items()), flush=True)
+
+    measured = turns[WARM_UP:]
+    table = Table(title=f"{rounds} rounds after {WARM_UP} to warm up, {os.cpu_count()} cores", title_justify="left")
+    for heading in ("", "median s/round", "median ratio to stock", "first round s", "peak memory GB"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for column in COLUMNS:
+        table.add_row(
+            column,
+            f"{statistics.median(turn[column]['seconds'] for turn in measured):.2f}",
+            f"{statistics.median(turn[column]['seconds'] / turn['stock']['seconds'] for turn in measured):.2f}",
+            f"{turns[0][column]['seconds']:.2f}",
+            f"{max(turn[column]['memory'] for turn in turns) / 1e9:.2f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    main()
