@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,12 +19,16 @@ def run(composed: DictConfig) -> dict:
 
     place = HydraConfig.get()
     if place.mode == RunMode.MULTIRUN:
-        return job.run_trial(schema.check(composed), place.runtime.output_dir, place.sweep.dir)
+        return job.run_trial(schema.check(composed), place.job.num, place.runtime.output_dir, place.sweep.dir)
     with cli.one_line_errors():  # here already: past this function Hydra adds lines of its own
+        cli.refuse_chdir(place)
         return job.run_single(composed, place.runtime.output_dir)
 
 
 def main() -> None:
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # ends a run as Ctrl-C does: recorded, nothing left running
     with cli.one_line_errors():
         run()
 

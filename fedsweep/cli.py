@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep.errors import UserError
@@ -46,12 +47,16 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(1)
 
 
+def refuse_chdir(hydra_config: DictConfig) -> None:
+    """Relative paths (of sweeps, data, the MLflow database) mean the folder that the command was started in."""
+    if hydra_config.job.chdir:
+        raise UserError("hydra.job.chdir=true: must stay false; a run's files are in hydra.run.dir all the same")
+
+
 def _one_line(error: Exception) -> str:
     """The error's own words in one line, without what only repeats or decorates them."""
     if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename}: {error.strerror}; is it a place that can be written (hydra.run.dir, hydra.sweep.dir)?"
-        )
+        return f"{error.filename}: {error.strerror}; hydra.run.dir or hydra.sweep.dir names the output folder"
     if isinstance(error, MissingConfigException) and error.options:
         return f"{error.missing_cfg_file}: no such choice; choose one of {', '.join(error.options)}"
     if unknown := re.match(r"Could not override '(.+?)'", str(error)):

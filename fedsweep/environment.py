@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from fedsweep import schema
+from fedsweep.datasets import FederatedDataset
 
 PACKAGES = ("fedsweep", "tensorflow", "tensorflow-federated", "tensorflow-model-optimization", "numpy", "hydra-core")
 _TENSORFLOW = (
@@ -36,8 +38,13 @@ def configure(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> None:
         os.environ.setdefault(name, value)
 
 
-def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> dict:
-    """What environment.json holds: versions, git commit, CPU, threads, command."""
+def masked(text: str) -> str:
+    """The text without the user and password of URLs (a tracking server's, say)."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: FederatedDataset) -> dict:
+    """What environment.json holds: versions, git commit, CPU, threads, command, and which data it was."""
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -46,7 +53,8 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads(runtime),
         "tensorflow_environment": {name: os.environ.get(name) for name in _TENSORFLOW},
-        "command": sys.argv,
+        "command": [masked(argument) for argument in sys.argv],
+        "data": {"description": dataset.summary(), "source": dataset.source, "sha256": dataset.digest()},
     }
 
 

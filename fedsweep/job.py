@@ -35,13 +35,12 @@ def run_single(composed: DictConfig, folder: str) -> dict:
     return result
 
 
-def run_trial(config: schema.Config, folder: str, sweep_folder: str) -> dict:
-    """A trial of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
+def run_trial(config: schema.Config, number: int, folder: str, sweep_folder: str) -> dict:
+    """Trial `number` of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
     environment.configure(config.runtime)
     from fedsweep import trial
 
     place, record = Path(folder), sweep.Record.read(Path(sweep_folder))
-    number = int(place.name)
     try:
         return trial.run(config, place, record.title(number), record.mlflow_run_id)
     except Exception as error:

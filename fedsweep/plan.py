@@ -61,8 +61,8 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
             f" {format_bits(sent + received)}",
             highlight=False,
         )
-    if plan.encodes_nothing:
-        console.print(planning.nothing_encoded(config, model), style="yellow")
+    for line in planning.warnings(config, plan):
+        console.print(line, style="yellow")
 
 
 def _table(title: str, tensors: Iterable[TensorPlan]) -> Table:

@@ -169,7 +169,7 @@ def _typed(cls: type, values: DictConfig, prefix: str) -> Any:
     names = [f.name for f in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
-            raise UserError(f"{prefix}{key}: no such key; {prefix or 'top level '}has {', '.join(names)}")
+            raise UserError(f"{prefix}{key}: no such key; choose from {', '.join(prefix + name for name in names)}")
     for f in dataclasses.fields(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and (f.name not in values or OmegaConf.is_missing(values, f.name)):
@@ -194,9 +194,14 @@ def _check_ranges(config: Config) -> None:
         encoder = getattr(config, group)
         if isinstance(encoder, Encoder):
             _require(encoder.threshold >= 0, f"{group}.threshold", encoder.threshold, "a number of elements, 0 or more")
+            _require(encoder.bits is None or 1 <= encoder.bits <= 16, f"{group}.bits", encoder.bits, "from 1 to 16")
         if isinstance(encoder, UniformEncoder):
-            _require(1 <= encoder.bits <= 16, f"{group}.bits", encoder.bits, "from 1 to 16")
             _require(encoder.packing in PACKINGS, f"{group}.packing", encoder.packing, f"one of {', '.join(PACKINGS)}")
+
+    if config.downlink.name == "identity":
+        # On the uplink identity takes a width, so that a grid can hold it; here a width was meant for something.
+        right = "null with downlink=identity, which sends float32; choose downlink=uniform, hadamard or same"
+        _require(config.downlink.bits is None, "downlink.bits", config.downlink.bits, right)
 
     optimizer = config.optimizer
     for key in ("client_lr", "server_lr"):
@@ -207,7 +212,8 @@ def _check_ranges(config: Config) -> None:
             decay = getattr(optimizer, key)
             _require(0 <= decay < 1, f"optimizer.{key}", decay, "in [0, 1)")
     if hasattr(optimizer, "epsilon"):
-        _require(optimizer.epsilon > 0, "optimizer.epsilon", optimizer.epsilon, "above 0")
+        epsilon = optimizer.epsilon
+        _require(math.isfinite(epsilon) and epsilon > 0, "optimizer.epsilon", epsilon, "a finite number above 0")
 
     if isinstance(config.dataset, DigitsData):
         dataset = config.dataset

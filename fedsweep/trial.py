@@ -12,7 +12,6 @@ from fedsweep import datasets, environment, evaluation, federated, models, runti
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
 from fedsweep.progress import RunProgress
-from fedsweep.tracking import run_folder
 from fedsweep.tracking.run_folder import RoundRow, RunFolder
 
 
@@ -26,7 +25,7 @@ class _Result:
 
     clients_per_round: int
     plan: planning.Plan
-    mlflow_run_id: str | None
+    mlflow_run_id: str | None = None
     status: str = "running"
     error: str | None = None
     rounds: int = 0
@@ -69,35 +68,36 @@ def run(config: schema.Config, folder: Path, name: str, parent: str | None = Non
       UserError: data, folder or tracker cannot be used.
       Exception: whatever else went wrong, after the folder's result says `failed` (`interrupted` after Ctrl-C).
     """
-    run_folder.refuse_used(folder)
     dataset = datasets.load(config.dataset, config.seed)
     schema.check_cohort(config, len(dataset.client_ids))
     model = models.build(config.model.name, dataset.spec)
     plan = planning.of(config, model)
+    tracking.check(config)
 
-    tracker = tracking.start(config, name, parent)
-    result = _Result(config.clients_per_round, plan, tracker.run_id)
-    try:
-        with (
-            RunFolder(folder, config, environment.describe(config.runtime)) as files,
-            RunProgress(name, config.rounds) as progress,
-        ):
+    result = _Result(config.clients_per_round, plan)
+    with (
+        RunFolder(folder, config, environment.describe(config.runtime, dataset)) as files,
+        RunProgress(name, config.rounds) as progress,
+    ):
+        tracker = None
+        try:
+            tracker = tracking.start(config, name, parent)
+            result.mlflow_run_id = tracker.run_id
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
-            if plan.encodes_nothing:
-                progress.say(planning.nothing_encoded(config, model))
-            try:
-                _train(config, dataset, model, result, files, tracker, progress)
-                result.status = "complete"
-            except _Diverged as diverged:
-                result.status, result.error = "diverged", str(diverged)
-            except BaseException as error:
-                result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                result.error = traceback.format_exception_only(error)[-1].strip()
-                raise
-            finally:
-                files.finish(result.as_dict())
-    finally:
-        tracker.finish(result.status)
+            for line in planning.warnings(config, plan):
+                progress.say(line)
+            _train(config, dataset, model, result, files, tracker, progress)
+            result.status = "complete"
+        except _Diverged as diverged:
+            result.status, result.error = "diverged", str(diverged)
+        except BaseException as error:
+            result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            result.error = traceback.format_exception_only(error)[-1].strip()
+            raise
+        finally:
+            files.finish(result.as_dict())
+            if tracker:
+                tracker.finish(result.status)
     return result.as_dict()
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 import yaml
 
@@ -57,9 +58,12 @@ def test_bad_input_is_one_line_and_status_1_and_leaves_no_run(fedsweep, argument
     "arguments", [["hydra.run.dir=/proc/run"], ["-m", "encoder.bits=2,4", "hydra.sweep.dir=/proc/run"]]
 )
 def test_a_folder_that_cannot_be_written_is_named(fedsweep, arguments):
-    done = fedsweep(*arguments, "tracker=csv")
+    done = fedsweep(*arguments)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1 and "/proc/run" in done.stderr
+    if (fedsweep.folder / "multirun_outputs" / "mlflow.db").exists():
+        client = mlflow.MlflowClient(f"sqlite:///{fedsweep.folder}/multirun_outputs/mlflow.db")
+        assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
 
 
 def test_a_run_leaves_the_files_of_the_contract_and_refuses_to_be_overwritten(fedsweep):
@@ -86,7 +90,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_refuses_to_be_overwritten(fe
 
     before = (folder / "rounds.csv").read_text()
     again = fedsweep(*FAST, "hydra.run.dir=out")
-    assert again.returncode == 1 and "already holds a run" in again.stderr
+    assert again.returncode == 1 and "is there already" in again.stderr
     assert (folder / "rounds.csv").read_text() == before
 
 
@@ -126,7 +130,30 @@ def test_a_plan_that_encodes_nothing_is_announced_before_training(fedsweep):
     assert 0 <= announced < first_round
 
 
-def test_ctrl_c_leaves_a_run_that_says_interrupted(fedsweep):
+@pytest.mark.parametrize("name", ["config.yaml", "rounds.csv"])
+def test_a_run_writes_over_no_file_of_somebody_elses(fedsweep, name):
+    (fedsweep.folder / name).write_text("kept")
+    done = fedsweep(*FAST, "hydra.run.dir=.")
+    assert done.returncode == 1 and name in done.stderr
+    assert (fedsweep.folder / name).read_text() == "kept"
+
+
+def test_encoders_are_compared_on_the_same_clients_and_shuffles(fedsweep):
+    """In round 1 clients train from the same weights, whatever they send afterwards; then training goes apart."""
+    arguments = ("-m", *FAST, "encoder=identity,uniform,hadamard", "encoder.bits=1", "client_epochs=2")
+    assert fedsweep(*arguments, "hydra.sweep.dir=out").returncode == 0
+    first, second = zip(
+        *[
+            [row["train_loss"] for row in csv.DictReader((fedsweep.folder / "out" / str(n) / "rounds.csv").open())]
+            for n in range(3)
+        ],
+        strict=True,
+    )
+    assert len(set(first)) == 1 and len(set(second)) == 3
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_run_that_says_interrupted(fedsweep, kind):
     command = [
         sys.executable,
         "-m",
@@ -143,7 +170,7 @@ def test_ctrl_c_leaves_a_run_that_says_interrupted(fedsweep):
     try:
         while running.poll() is None and (not rounds.exists() or len(rounds.read_text().splitlines()) < 3):
             time.sleep(0.1)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(kind)
         _, errors = running.communicate(timeout=60)
     finally:
         running.kill()

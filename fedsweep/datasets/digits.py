@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedsweep import seeds
 from fedsweep.datasets import partition
 from fedsweep.datasets.federated import DataSpec, FederatedDataset
 from fedsweep.errors import UserError
@@ -23,8 +24,7 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
     images = source.images.astype(np.uint8)[..., None]  # 0 to 16
     labels = source.target.astype(np.int32)
 
-    split, shares = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    order = split.permutation(len(labels))
+    order = seeds.generator(seed, seeds.Stream.SPLIT).permutation(len(labels))
     held_out = round(config.test_fraction * len(labels))
     test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
     if not 1 <= held_out <= len(labels) - config.clients:
@@ -32,7 +32,9 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
             f"dataset.test_fraction={config.test_fraction} and dataset.clients={config.clients}: of {len(labels)}"
             f" digits {held_out} are held out and {len(train)} left; 1 for the test and 1 a client are needed"
         )
-    members = partition.dirichlet(labels[train], config.clients, config.alpha, shares)
+    members = partition.dirichlet(
+        labels[train], config.clients, config.alpha, seeds.generator(seed, seeds.Stream.PARTITION)
+    )
     return FederatedDataset(
         name=config.name,
         spec=SPEC,
@@ -43,4 +45,5 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
         test_images=images[test],
         test_labels=labels[test],
         white=16,
+        source="scikit-learn's load_digits",
     )

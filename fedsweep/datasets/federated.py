@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ class FederatedDataset:
     test_images: np.ndarray  # uint8 [test examples, height, width, channels]
     test_labels: np.ndarray  # int32 [test examples]
     white: int  # the pixel value that becomes 1.0
+    source: str  # where it was read from
 
     def client(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The client's images, float32 [n, height, width, channels] in [0, 1], and labels, int32 [n]."""
@@ -41,6 +43,13 @@ class FederatedDataset:
     def scaled(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels as float32 in [0, 1]."""
         return pixels.astype(np.float32) / np.float32(self.white)
+
+    def digest(self) -> str:
+        """SHA-256 over pixels, labels and who holds them: equal digests are equal data."""
+        sha = hashlib.sha256()
+        for array in (self.images, self.labels, self.test_images, self.test_labels, *self.members):
+            sha.update(np.ascontiguousarray(array))
+        return sha.hexdigest()
 
     def summary(self) -> str:
         """One line for people: clients, examples a client, test examples."""

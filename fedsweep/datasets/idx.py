@@ -29,10 +29,10 @@ def read(path: Path, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
     """
     try:
         raw = gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _TYPES:
         raise UserError(f"{path}: not an IDX file (it begins with {raw[:4].hex() or 'nothing'})")

@@ -6,6 +6,7 @@ partition of Federated EMNIST; pixels are 0 = background (TFF's EMNIST has 1.0 =
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def load(config: WriterData) -> FederatedDataset:
         test_images=test_images[unseen],
         test_labels=test_labels[unseen, _CLASS],
         white=255,
+        source=f"{folder} ({names.train_images}, ...)",
     )
 
 
@@ -90,16 +92,20 @@ def _read(folder: Path, images_name: str, labels_name: str) -> tuple[np.ndarray,
 
 def _find(config: WriterData) -> tuple[Path, _Names]:
     """The folder with the files, and which of the two sets of names they have; downloads QMNIST's if absent."""
-    given = config.dir is not None or "FEDSWEEP_DATA" in os.environ
     if config.dir is not None:
-        folder = Path(config.dir).expanduser()
-    elif "FEDSWEEP_DATA" in os.environ:
-        folder = Path(os.environ["FEDSWEEP_DATA"]).expanduser() / config.name
+        folder = named = Path(config.dir).expanduser()
+    elif os.environ.get("FEDSWEEP_DATA"):
+        named = Path(os.environ["FEDSWEEP_DATA"]).expanduser()
+        folder = named / config.name
     else:
-        folder = platformdirs.user_cache_path("fedsweep") / config.name
+        folder, named = platformdirs.user_cache_path("fedsweep") / config.name, None
+    if named is not None and not named.is_dir():
+        key = "FEDSWEEP_DATA" if config.dir is None else "dataset.dir"
+        raise UserError(f"{key}={named}: no such folder; name the one that holds {config.name}'s files")
     for names in (_QMNIST, _MNIST):
         present = [name for name in vars(names).values() if (folder / name).is_file()]
-        if len(present) == 4 or (present and given):  # a missing one of four is named when it is read
+        # Of files that somebody put there, a missing one is named when it is read; our own downloads go on.
+        if len(present) == 4 or (present and named is not None):
             return folder, names
     _download(folder)
     return folder, _QMNIST
@@ -115,9 +121,13 @@ def _download(folder: Path) -> None:
         try:
             pooch.retrieve(_URL + name, known_hash=f"md5:{md5}", fname=name, path=folder, progressbar=True)
         except requests.RequestException as error:
+            with contextlib.suppress(OSError):  # holds what came before
+                folder.rmdir()
             raise UserError(
                 f"{folder / name}: absent, and it cannot be downloaded ({type(error).__name__}); put QMNIST's four"
                 f" files ({', '.join(_MD5)}) there, or name their folder with dataset.dir or FEDSWEEP_DATA"
             ) from error
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be written ({error.strerror})") from error
         except ValueError as error:  # pooch: the hash of what arrived differs; it has removed the file
             raise UserError(f"{folder / name}: what {_URL} sent is not QMNIST's file ({error})") from error

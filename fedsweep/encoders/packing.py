@@ -21,7 +21,7 @@ def pack(values: tf.Tensor, bits: int, word_bits: int) -> tf.Tensor:
     The bit order is tensor_encoding's: for word_bits=28 the words equal those of its `pack_into_int`.
 
     Args:
-      values: int32 [n], each in [0, 2**bits).
+      values: int32 [n], each in [0, 2**bits); a larger one would spill into its neighbour.
       bits: 1 to 16.
       word_bits: 28 or 32.
 

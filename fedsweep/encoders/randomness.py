@@ -6,9 +6,9 @@ client. Here the caller opens a stream around the graph it builds,
     with randomness.stream(seed):          # a tensor: this client's, this round's, this tensor's
         encoder.encode(x, params)
 
-and a stage draws `next_seed()` inside. Equal seeds give equal noise in every runtime, and two encoders under one seed
-see the same noise (a paired comparison). Outside a stream, in a program that uses our stages with TFF directly, a stage
-draws a fresh seed, as tensor_encoding's own stages do.
+and a stage draws `next_seed()` inside. Equal seeds give equal noise in every runtime, and two encoders that draw alike
+(two widths of one quantizer, say) see the same noise: a paired comparison. Outside a stream, in a program that uses our
+stages with TFF directly, a stage draws a fresh seed, as tensor_encoding's own stages do.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class UniformQuantizationStage(te.core.EncodingStageInterface):
     def encode(self, x, encode_params):
         del encode_params  # none
         low, high = tf.reduce_min(x), tf.reduce_max(x)
-        x = (x - low) * tf.math.divide_no_nan(self._levels, high - low)
+        # In this order: a quotient is at most 1, so no value lies above the last level and needs another bit.
+        x = tf.math.divide_no_nan(x - low, high - low) * self._levels
         if self._stochastic:
             floor = tf.floor(x)
             noise = tf.random.stateless_uniform(tf.shape(x), randomness.next_seed(), dtype=x.dtype)
@@ -52,7 +53,7 @@ class UniformQuantizationStage(te.core.EncodingStageInterface):
     def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
         del decode_params, num_summands, shape  # none; never summed before it is decoded
         low, high = tf.unstack(encoded_tensors[self.MIN_MAX_KEY])
-        return encoded_tensors[self.ENCODED_VALUES_KEY] * ((high - low) / self._levels) + low
+        return encoded_tensors[self.ENCODED_VALUES_KEY] / self._levels * (high - low) + low
 
 
 @te.core.tf_style_encoding_stage

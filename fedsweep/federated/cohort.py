@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsweep import seeds
 from fedsweep.datasets import FederatedDataset
-
-_SAMPLING, _CLIENT = 2, 3  # streams of the run's seed; 0 and 1 split and partition the data
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,10 @@ def sample(dataset: FederatedDataset, clients: int, seed: int, round_number: int
     Depends on the run's seed and the round alone, so runs that differ in their encoder see the same clients in the
     same order with the same shuffles, and a run can start at any round.
     """
-    rng = np.random.default_rng([seed, _SAMPLING, round_number])
+    rng = seeds.generator(seed, seeds.Stream.COHORT, round_number)
     chosen = rng.choice(len(dataset.members), clients, replace=False)
     return [ClientData(*dataset.client(index), _client_seed(seed, round_number, index)) for index in chosen]
 
 
 def _client_seed(seed: int, round_number: int, client: int) -> np.ndarray:
-    words = np.random.SeedSequence([seed, _CLIENT, round_number, int(client)]).generate_state(2)
-    return words.view(np.int32)
+    return seeds.words(seed, seeds.Stream.CLIENT, 2, round_number, int(client)).view(np.int32)

@@ -64,10 +64,6 @@ class Plan:
     def float32_downlink_bits(self) -> int:
         return sum(t.float32_bits for t in self.downlink)
 
-    @property
-    def encodes_nothing(self) -> bool:
-        return all(t.encoder == "identity" for t in self.uplink + self.downlink)
-
     def as_dict(self) -> dict:
         """For result.json."""
         return {
@@ -109,12 +105,19 @@ def _bits(structure) -> int:
     return sum(t.shape.num_elements() * t.dtype.size * 8 for t in tf.nest.flatten(structure))
 
 
-def nothing_encoded(config: schema.Config, model: Model) -> str:
-    """What to say of a plan that encodes nothing."""
-    if config.encoder.name == config.downlink_encoder.name == "identity":
-        return "This plan encodes nothing: every tensor travels as float32."
-    largest = max(model.weights, key=lambda weight: weight.size)
-    return (
-        f"This plan encodes nothing, though encoder={config.encoder.name} and downlink={config.downlink.name}: no"
-        f" tensor of {model.name} has more elements than the threshold (largest: {largest.name} with {largest.size:,})."
-    )
+def warnings(config: schema.Config, plan: Plan) -> list[str]:
+    """What a person should know before training: directions in which the plan encodes nothing."""
+    directions = {"encoder": plan.uplink, "downlink": plan.downlink}
+    silent = [group for group, tensors in directions.items() if all(t.encoder == "identity" for t in tensors)]
+    if len(silent) == 2 and config.encoder.name == config.downlink_encoder.name == "identity":
+        return ["This plan encodes nothing: every tensor travels as float32."]
+    lines = []
+    for group in silent:
+        choice = getattr(config, group)
+        if choice.name != "identity":
+            largest = max(directions[group], key=lambda tensor: tensor.elements)
+            lines.append(
+                f"This plan encodes nothing with {group}={choice.name}: no tensor has more elements than the threshold"
+                f" (the largest, {largest.tensor}, has {largest.elements:,})."
+            )
+    return lines

@@ -40,6 +40,8 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
         specs = [tf.TensorSpec(t.shape, t.dtype) for t in value_type]
         encoders = [te.encoders.as_gather_encoder(self._rule(spec)[1], spec) for spec in specs]
         modes = [mode for encoder in encoders for mode in encoder.state_update_aggregation_modes]
+        if unknown := set(modes) - set(_COMBINE):
+            raise ValueError(f"an encoder's state asks for {unknown}; only sums, minima and maxima can be aggregated")
 
         @tff.tensorflow.computation
         def initial_state():

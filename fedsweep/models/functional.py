@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from fedsweep import seeds
+
 
 @dataclass(frozen=True)
 class WeightSpec:
@@ -41,10 +43,10 @@ class Model:
 
     def initial_weights(self, seed: int) -> list[np.ndarray]:
         """Glorot uniform for kernels (Keras's default), zeros for biases; the same for the same seed."""
-        seeds = np.random.SeedSequence(seed).generate_state(len(self.weights))
+        tensor_seeds = seeds.words(seed, seeds.Stream.WEIGHTS, len(self.weights))
         return [
             np.zeros(spec.shape, np.float32)
             if len(spec.shape) == 1
             else np.asarray(tf.keras.initializers.GlorotUniform(int(tensor_seed))(spec.shape, tf.float32))
-            for spec, tensor_seed in zip(self.weights, seeds, strict=True)
+            for spec, tensor_seed in zip(self.weights, tensor_seeds, strict=True)
         ]

@@ -6,6 +6,7 @@ MapReduceForm that the in-process runtime executes; a message whose size the typ
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Sequence
 
@@ -27,13 +28,13 @@ class TffRuntime(Runtime):
         self._uplink = wire.by_kind(wire.kinds_of_uplink(work_type), wire.bits_of_type(work_type))
         self._downlink = sum(wire.bits_of_type(form.prepare.type_signature.result))
         self._process = process
-        before = set(_workers())
+        self._others = set(_workers())  # of other runtimes in this process
         self._context = tff.backends.native.create_sync_local_cpp_execution_context()
-        self._started: list[psutil.Process] = []
         try:
             self._state = self._run(process.initialize)
-        finally:
-            self._started = [worker for worker in _workers() if worker not in before]
+        except BaseException:
+            self.close()
+            raise
 
     def _run(self, computation: tff.Computation, *arguments):
         with tff.framework.get_context_stack().install(self._context):
@@ -53,10 +54,12 @@ class TffRuntime(Runtime):
         # TFF ends its worker when the executor that holds it is collected; what survives that is ended by its id.
         self._context = None
         gc.collect()
-        for worker in self._started:
-            if worker.is_running():
-                worker.terminate()
-        psutil.wait_procs(self._started, timeout=10)
+        left = [worker for worker in _workers() if worker not in self._others]
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for worker in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(worker)
+            _, left = psutil.wait_procs(left, timeout=10)
 
 
 def _workers() -> list[psutil.Process]:

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fedsweep.errors import UserError
 from fedsweep.pareto.front import on_front
 from fedsweep.tracking.run_folder import RESULT, write_atomically, write_json
 
 _RESULT_COLUMNS = ("test_accuracy", "uplink_bits", "downlink_bits", "total_bits")
+SWEEP = "sweep.yaml"
 OBJECTIVES = {"test_accuracy": "maximize", "total_bits": "minimize"}
 
 
@@ -34,11 +36,14 @@ class Record:
     mlflow_run_id: str | None  # the parent run
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / "sweep.yaml", yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+        write_atomically(folder / SWEEP, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
     @classmethod
     def read(cls, folder: Path) -> Record:
-        return cls(**yaml.safe_load((folder / "sweep.yaml").read_text()))
+        path = folder / SWEEP
+        if not path.exists():
+            raise UserError(f"{path}: is not there; sweeps need hydra/sweeper=fedsweep, the default")
+        return cls(**yaml.safe_load(path.read_text()))
 
     def title(self, trial: int) -> str:
         """What people see of a trial: its number and its swept values."""

@@ -8,7 +8,15 @@ from __future__ import annotations
 from fedsweep import schema
 from fedsweep.tracking.base import NoTracker, Tracker
 
-__all__ = ["Tracker", "start"]
+__all__ = ["Tracker", "check", "start"]
+
+
+def check(config: schema.Config) -> None:
+    """Raises `UserError` if the configured tracker cannot be used; before anything is written."""
+    if isinstance(config.tracker, schema.MlflowTracker):
+        from fedsweep.tracking import mlflow_store
+
+        mlflow_store.connect(config.tracker)
 
 
 def start(config: schema.Config, name: str, parent: str | None) -> Tracker:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import sqlalchemy.exc
 from mlflow.entities import Metric, Param
 
 from fedsweep import schema
+from fedsweep.environment import masked
 from fedsweep.errors import UserError
 from fedsweep.tracking.base import Tracker
 from fedsweep.tracking.run_folder import RoundRow
@@ -52,13 +54,27 @@ def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
             if experiment is None:
                 return client, client.create_experiment(config.experiment, artifact_location=artifacts)
     except _UNREACHABLE as error:
-        reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
-            f"tracker.uri={uri}: cannot be used ({reason}); start its server, name another, or choose tracker=csv"
+            f"tracker.uri={masked(uri)}: cannot be used ({_reason(error)}); start its server, name another, or choose"
+            " tracker=csv"
         ) from error
     if experiment.lifecycle_stage != "active":
-        raise UserError(f"tracker.experiment={config.experiment}: is deleted in {uri}; restore it or name another")
+        raise UserError(f"tracker.experiment={config.experiment}: is deleted in {masked(uri)}; name another")
     return client, experiment.experiment_id
+
+
+def _reason(error: Exception) -> str:
+    return masked(" ".join(str(error).split()))[:160] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _forgiving(what: str) -> Iterator[None]:
+    """A tracker that fails in the middle must not end a run that has its own files: it is said, and the run goes on."""
+    try:
+        with _few_retries():
+            yield
+    except _UNREACHABLE as error:
+        print(f"fedsweep: MLflow: {what} ({_reason(error)}); the run's own files have everything", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -83,7 +99,7 @@ class MlflowTracker(Tracker):
         if parent:
             tags["mlflow.parentRunId"] = parent
         self.run_id = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
-        params = [Param(key, str(value)) for key, value in _flat(dataclasses.asdict(config))]
+        params = [Param(key, masked(str(value))) for key, value in _flat(dataclasses.asdict(config))]
         for first in range(0, len(params), _PARAMS_A_BATCH):
             self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
         self._waiting: list[Metric] = []
@@ -109,9 +125,11 @@ class MlflowTracker(Tracker):
         end(self._client, self.run_id, status)
 
     def _flush(self) -> None:
-        while self._waiting:
-            self._client.log_batch(self.run_id, metrics=self._waiting[:_METRICS_A_BATCH])
-            del self._waiting[:_METRICS_A_BATCH]
+        """Sends what waits; what could not be sent goes on waiting."""
+        with _forgiving(f"{len(self._waiting)} metrics wait"):
+            while self._waiting:
+                self._client.log_batch(self.run_id, metrics=self._waiting[:_METRICS_A_BATCH])
+                del self._waiting[:_METRICS_A_BATCH]
         self._flushed = time.monotonic()
 
 
@@ -123,8 +141,9 @@ def start_parent(config: schema.MlflowTracker, name: str) -> tuple[mlflow.Mlflow
 
 def end(client: mlflow.MlflowClient, run_id: str, status: str) -> None:
     """Closes a run: complete -> FINISHED, interrupted -> KILLED, anything else -> FAILED; the status is also a tag."""
-    client.set_tag(run_id, "fedsweep.status", status)
-    client.set_terminated(run_id, _STATUS.get(status, "FAILED"))
+    with _forgiving(f"run {run_id} stays open there"):
+        client.set_tag(run_id, "fedsweep.status", status)
+        client.set_terminated(run_id, _STATUS.get(status, "FAILED"))
 
 
 def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import yaml
 
 from fedsweep import schema
+from fedsweep.environment import masked
 from fedsweep.errors import UserError
 
 RESULT = "result.json"
+_FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,24 @@ def write_json(path: Path, content: dict) -> None:
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def refuse_used(folder: Path) -> None:
-    """A run never writes over another."""
-    if (folder / RESULT).exists():
-        raise UserError(f"{folder}: already holds a run; choose another folder (hydra.run.dir, hydra.sweep.dir)")
+def claim(path: Path) -> None:
+    """Makes the file, empty, for this process alone; what is there already is never written over."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        raise UserError(f"{path}: is there already; choose another folder (hydra.run.dir, hydra.sweep.dir)") from None
 
 
 class RunFolder:
     """Writes one run's files; a context manager. rounds.csv grows by a whole line at the end of every round."""
 
     def __init__(self, folder: Path, config: schema.Config, environment: dict):
-        refuse_used(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:
+            claim(folder / name)
         self.path = folder
         write_json(folder / RESULT, {"status": "running"})
-        write_atomically(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        write_atomically(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
         write_json(folder / "environment.json", environment)
         self._file = (folder / "rounds.csv").open("w", newline="")
         self._rows = csv.DictWriter(self._file, [field.name for field in dataclasses.fields(RoundRow)])

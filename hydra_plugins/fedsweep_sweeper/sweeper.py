@@ -21,8 +21,13 @@ class FedsweepSweeper(BasicSweeper):
     """Hydra's basic sweeper with every point checked before the first is run, and the sweep on record."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        from fedsweep import sweep
+        from fedsweep import cli, sweep
+        from fedsweep.errors import UserError
 
+        cli.refuse_chdir(self.config.hydra)
+        place = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
+        if place["subdir"] != "${hydra.job.num}":
+            raise UserError(f"hydra.sweep.subdir={place['subdir']}: must stay ${{hydra.job.num}}, the trial's number")
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (points,) = self.split_arguments(overrides, max_batch_size=None)

@@ -43,6 +43,7 @@ def folder(tmp_path):
 
 
 def load(folder):
+    folder.mkdir(exist_ok=True)
     return datasets.load(schema.WriterData("mnist_by_writer", str(folder)), seed=0)
 
 
@@ -65,7 +66,7 @@ def test_a_client_is_a_writer_and_test_digits_of_training_writers_are_left_out(f
 
 def test_a_missing_file_is_named(folder):
     (folder / "qmnist-test-labels-idx2-int.gz").unlink()
-    with pytest.raises(UserError, match=r"qmnist-test-labels-idx2-int\.gz: no such file"):
+    with pytest.raises(UserError, match=r"qmnist-test-labels-idx2-int\.gz: cannot be read \(No such file"):
         load(folder)
 
 
@@ -120,7 +121,7 @@ def server(folder, monkeypatch):
 
 
 def test_absent_files_are_downloaded_checked_and_moved_into_place(server, tmp_path):
-    target = tmp_path / "cache" / "mnist_by_writer"
+    target = tmp_path / "cache"
     assert load(target).client_ids == (3, 5, 7)
     assert sorted(p.name for p in target.iterdir()) == sorted(mnist_by_writer._MD5)
 
@@ -137,3 +138,23 @@ def test_without_a_network_the_folder_and_the_files_are_named(tmp_path, monkeypa
     monkeypatch.setattr(mnist_by_writer, "_URL", "http://127.0.0.1:9/")
     with pytest.raises(UserError, match=r"cannot be downloaded.*dataset\.dir or FEDSWEEP_DATA"):
         load(tmp_path / "cache")
+
+
+def test_a_folder_that_is_not_there_is_named_and_not_made(tmp_path, monkeypatch):
+    absent = tmp_path / "absent"
+    with pytest.raises(UserError, match=r"dataset\.dir=.*absent: no such folder"):
+        datasets.load(schema.WriterData("mnist_by_writer", str(absent)), seed=0)
+    monkeypatch.setenv("FEDSWEEP_DATA", str(absent))
+    with pytest.raises(UserError, match=r"FEDSWEEP_DATA=.*absent: no such folder"):
+        datasets.load(schema.WriterData("mnist_by_writer", None), seed=0)
+    assert not absent.exists()
+
+
+def test_data_is_found_below_fedsweep_data_and_its_digest_tells_data_apart(folder, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist_by_writer").symlink_to(folder)
+    monkeypatch.setenv("FEDSWEEP_DATA", str(tmp_path / "data"))
+    first = datasets.load(schema.WriterData("mnist_by_writer", None), seed=0)
+    assert first.client_ids == (3, 5, 7) and "qmnist-train-images" in first.source
+    write_split(folder, list(mnist_by_writer._MD5)[2:], [9, 3, 8], seed=2)
+    assert load(folder).digest() != first.digest() == first.digest()

@@ -261,12 +261,14 @@ def after_one_round(checked, data):
 
 
 def test_an_update_that_is_no_finite_number_is_reported(config):
-    (client,) = clients([5])
-    broken = dataclasses.replace(client, images=client.images * np.float32(np.inf))
-    _, running = start(config("model=2nn"))
-    with running:
-        outcome = running.round([broken])
-    assert not (np.isfinite(outcome.loss) and outcome.finite)
+    """One step of a huge rate: the loss before it is finite, the update is not."""
+    for runtime_name in ("map_reduce", "tff"):
+        overrides = ("model=2nn", "client_batch_size=100", f"runtime={runtime_name}", "encoder=identity")
+        for rate, finite in (("0.1", True), ("1e38", False)):
+            _, running = start(config(*overrides, f"optimizer.client_lr={rate}"))
+            with running:
+                outcome = running.round([dataclasses.replace(c, images=c.images * 1e3) for c in clients([5])])
+            assert np.isfinite(outcome.loss) and outcome.finite == finite
 
 
 def test_cohorts_depend_on_seed_and_round_alone(config):

@@ -70,12 +70,36 @@ def test_a_sweep_leaves_the_files_of_the_contract_and_its_runs_in_mlflow(fedswee
     assert "hadamard" in done.stdout and "float32/uplink" in done.stdout  # the table at the end
 
 
-def test_a_sweep_never_writes_over_another(fedsweep):
-    (fedsweep.folder / "out").mkdir()
-    (fedsweep.folder / "out" / "sweep.yaml").write_text("kept")
+@pytest.mark.parametrize("taken", ["sweep.yaml", "1/result.json"])
+def test_a_sweep_never_writes_over_what_is_there(fedsweep, taken):
+    path = fedsweep.folder / "out" / taken
+    path.parent.mkdir(parents=True)
+    path.write_text("kept")
     done = fedsweep("-m", *FAST, "encoder.bits=2,4", "hydra.sweep.dir=out", "tracker=csv")
-    assert done.returncode == 1 and "already holds a sweep" in done.stderr
-    assert (fedsweep.folder / "out" / "sweep.yaml").read_text() == "kept"
+    assert done.returncode == 1 and "is there already" in done.stderr
+    assert [p.read_text() for p in (fedsweep.folder / "out").rglob("*.*")] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("tracker=csv,mlflow", "tracker: cannot be swept"),
+        ("runtime.threads=1,2", "runtime.threads: cannot be swept"),
+        ("hydra.sweep.subdir=x${hydra.job.num}", "hydra.sweep.subdir"),
+        ("hydra.job.chdir=true", "hydra.job.chdir"),
+    ],
+)
+def test_what_a_sweep_cannot_vary_is_refused_before_anything_is_written(fedsweep, argument, says):
+    done = fedsweep("-m", *FAST, "seed=1,2", argument)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and says in done.stderr
+    assert not list(fedsweep.folder.rglob("sweep.yaml"))
+
+
+def test_the_folder_names_trials_by_their_number(fedsweep):
+    """Sweeping without a swept key is one trial; its keys come from the command line."""
+    done = fedsweep("-m", *FAST, "tracker=csv", "hydra.sweep.dir=out")
+    assert done.returncode == 0, done.stderr
+    assert [row["trial"] for row in rows(fedsweep.folder / "out")] == ["0"]
 
 
 @pytest.fixture
@@ -90,7 +114,7 @@ def two_trials(config, tmp_path, monkeypatch):
         monkeypatch.setattr(schema, "check", lambda checked: checked)
         with sweep.on_record("out", ["encoder.bits"], points, configs):
             for number, checked in enumerate(configs):
-                job.run_trial(checked, f"out/{number}", "out")
+                job.run_trial(checked, number, f"out/{number}", "out")
 
     go.folder = tmp_path / "out"
     return go
@@ -102,6 +126,18 @@ def finished(accuracy, bits, folder):
     result |= {"total_bits": bits, "uplink_ratio": 1.0, "downlink_ratio": 1.0}
     (folder / "result.json").write_text(json.dumps(result))
     return result
+
+
+def test_a_sweep_in_which_every_trial_diverges_fails(two_trials):
+    def run(config, folder, name, parent):
+        finished(None, 10, folder)
+        result = {"status": "diverged", "error": "round 1: no finite number", "total_bits": 10}
+        (folder / "result.json").write_text(json.dumps(result))
+        return result
+
+    with pytest.raises(UserError, match="no trial completed; trial 0: diverged, round 1"):
+        two_trials(run)
+    assert parent_status(two_trials.folder) == "FAILED"
 
 
 def parent_status(folder):
@@ -165,6 +201,42 @@ def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_pa
     assert result["status"] == "failed" and result["error"] == "ArithmeticError: out of luck"
     run = store(tmp_path).get_run(result["mlflow_run_id"])
     assert run.info.status == "FAILED" and run.data.tags["fedsweep.status"] == "failed"
+
+
+def test_a_tracker_that_fails_in_the_middle_costs_no_round(config, tmp_path, monkeypatch, capfd):
+    """MLflow's database is taken away after the first round and never comes back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fedsweep.tracking.mlflow_store._FLUSH_SECONDS", 0)
+    real = mlflow.MlflowClient.log_batch
+
+    def log_batch(self, run_id, metrics=(), params=()):
+        if any(metric.step > 1 for metric in metrics):
+            raise mlflow.MlflowException("database is locked")
+        return real(self, run_id, metrics=metrics, params=params)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "set_terminated", lambda *_: (_ for _ in ()).throw(mlflow.MlflowException("locked"))
+    )
+    result = trial.run(config(*FAST), Path("out"), "run")
+    assert result["status"] == "complete"
+    assert len(Path("out/rounds.csv").read_text().splitlines()) == 3
+    assert "fedsweep: MLflow: 7 metrics wait (database is locked)" in capfd.readouterr().err
+
+
+def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["fedsweep", "tracker.uri=http://me:secret@127.0.0.1:9"])
+    with pytest.raises(UserError) as refused:
+        trial.run(config("tracker.uri=http://me:secret@127.0.0.1:9"), Path("out"), "run")
+    assert "secret" not in str(refused.value) and "127.0.0.1:9" in str(refused.value)
+    monkeypatch.setattr("fedsweep.tracking.check", lambda _: None)
+    monkeypatch.setattr("fedsweep.tracking.start", lambda *_: (_ for _ in ()).throw(UserError("stop here")))
+    with pytest.raises(UserError, match="stop here"):
+        trial.run(config("tracker.uri=http://me:secret@127.0.0.1:9"), Path("out"), "run")
+    written = "".join(path.read_text() for path in Path("out").iterdir())
+    assert "secret" not in written and "http://***@127.0.0.1:9" in written
+    assert json.loads(Path("out/result.json").read_text())["status"] == "failed"
 
 
 def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config, tmp_path, monkeypatch):
