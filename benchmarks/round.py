@@ -10,8 +10,8 @@ batches of 20, uniform quantization of tensors above 10,000 elements on the upli
   map_reduce  fedsweep, runtime=map_reduce (default)
 
 The processes take turns (stock, tff, map_reduce, stock, ...) on the same writers, so a slow moment of the machine hits
-all three; what counts is the median of the ratios within a turn. Memory is the largest resident size of a process and
-its children, read after each round.
+all three; what counts is the median of the ratios within a turn. Memory is the high-water mark of a process's resident
+size plus those of its children.
 """
 
 from __future__ import annotations
@@ -111,12 +111,18 @@ def worker(column: str, bits: int) -> None:
         run(int(line))
         seconds = time.monotonic() - started
         me = psutil.Process()
-        memory = sum(process.memory_info().rss for process in [me, *me.children(recursive=True)])
+        memory = sum(_peak_memory(process.pid) for process in [me, *me.children(recursive=True)])
         print(json.dumps({"seconds": seconds, "memory": memory}), flush=True)
     for child in psutil.Process().children(recursive=True):  # TFF leaves its worker running
         child.terminate()
         child.wait()
     os._exit(0)  # TFF's own clean-up would complain about the worker that has ended
+
+
+def _peak_memory(pid: int) -> int:
+    """Bytes: the kernel's high-water mark of a process's resident memory."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 
 def main() -> None:

@@ -45,6 +45,11 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"fedsweep: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
+    except ValueError as error:
+        if _TRACEBACKS or "Config group override" not in str(error):  # Hydra's word for encoder=null
+            raise
+        print(f"fedsweep: {error}; name one of the group's choices", file=sys.stderr)
+        sys.exit(1)
 
 
 def refuse_chdir(hydra_config: DictConfig) -> None:

@@ -42,7 +42,7 @@ class Evaluator:
             hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
             return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.int32))
 
-        self._sums = sums
+        self._sums = sums.get_concrete_function()  # traced once a trial, which TensorFlow would warn of
 
     def __call__(self, weights: Sequence[np.ndarray]) -> Evaluation:
         labels = self._dataset.test_labels
@@ -50,7 +50,8 @@ class Evaluator:
 
         def batch(start: int) -> tuple[float, int]:
             rows = slice(start, start + _BATCH)
-            loss, hits = self._sums(tensors, self._dataset.scaled(self._dataset.test_images[rows]), labels[rows])
+            images = self._dataset.scaled(self._dataset.test_images[rows])
+            loss, hits = self._sums(tensors, tf.constant(images), tf.constant(labels[rows]))
             return float(loss), int(hits)
 
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:

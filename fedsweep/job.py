@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from fedsweep import environment, schema, sweep
 from fedsweep.errors import UserError
+from fedsweep.tracking import run_folder
 
 
 def run_single(composed: DictConfig, folder: str) -> dict:
@@ -20,6 +21,7 @@ def run_single(composed: DictConfig, folder: str) -> dict:
     place = Path(folder)
     try:
         config = schema.check(composed)
+        run_folder.refuse_used(place)
         environment.configure(config.runtime)  # before TensorFlow is imported
         from fedsweep import trial
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsweep import cli, environment, schema
+from fedsweep.errors import UserError
 from fedsweep.units import format_bits
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def main(arguments: list[str]) -> None:
         if {"-h", "--help"} & set(arguments):
             print(__doc__, "Overrides are those of `python -m fedsweep`; --help there lists them.", sep="\n")
             return
+        if options := [argument for argument in arguments if argument.startswith("-")]:
+            raise UserError(f"{options[0]}: the plan is of one configuration; it takes overrides only")
         with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
             config = schema.check(hydra.compose("config", arguments))
 

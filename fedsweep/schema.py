@@ -220,6 +220,8 @@ def _check_ranges(config: Config) -> None:
         _require(dataset.clients >= 1, "dataset.clients", dataset.clients, "at least 1")
         _require(math.isfinite(dataset.alpha) and dataset.alpha > 0, "dataset.alpha", dataset.alpha, "above 0")
         _require(0 < dataset.test_fraction < 1, "dataset.test_fraction", dataset.test_fraction, "between 0 and 1")
+    if isinstance(config.dataset, WriterData):
+        _require(config.dataset.dir != "", "dataset.dir", "", "a folder, or null")
     if isinstance(config.runtime, MapReduceRuntime) and config.runtime.threads is not None:
         _require(config.runtime.threads >= 1, "runtime.threads", config.runtime.threads, "at least 1, or null")
 

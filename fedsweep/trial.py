@@ -32,6 +32,7 @@ class _Result:
     uplink_bits: int = 0
     downlink_bits: int = 0
     evaluation: evaluation.Evaluation | None = None  # the last one
+    evaluated_round: int | None = None
 
     def as_dict(self) -> dict:
         messages = self.rounds * self.clients_per_round
@@ -43,6 +44,7 @@ class _Result:
             "downlink_bits": self.downlink_bits,
             "total_bits": self.uplink_bits + self.downlink_bits,
             "rounds": self.rounds,
+            "evaluated_round": self.evaluated_round,  # test_* are of this round; before the last if the run was cut off
             # how many times as much the same rounds would have sent as float32
             "uplink_ratio": self.plan.float32_uplink_bits * messages / self.uplink_bits if messages else None,
             "downlink_ratio": self.plan.float32_downlink_bits * messages / self.downlink_bits if messages else None,
@@ -128,7 +130,9 @@ def _train(config, dataset, model, result, files, tracker, progress) -> None:
             )
             files.log_round(row)
             tracker.log_round(row)
-            result.rounds, result.evaluation = number, evaluated or result.evaluation
+            result.rounds = number
+            if evaluated:
+                result.evaluation, result.evaluated_round = evaluated, number
             if not (
                 math.isfinite(outcome.loss) and outcome.finite and (not evaluated or math.isfinite(evaluated.loss))
             ):

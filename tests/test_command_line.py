@@ -36,6 +36,10 @@ def test_nothing_heavy_is_imported_before_the_configuration_is_checked(tmp_path,
     [
         (["encodr.bits=2"], "encodr"),
         (["encoder.bitz=2"], "encoder.bitz: no such key"),
+        (["encoder=null"], "Config group override must be a string"),
+        (["-m", "encoder.bits=glob(*)"], "the sweep has no point"),
+        (["dataset=mnist_by_writer", "dataset.dir="], "dataset.dir"),
+        (["tracker.uri=nosuch://x"], "tracker.uri=nosuch://x: cannot be used"),
         (["encoder=zip"], "choose one of hadamard, identity, uniform"),
         (["encoder.bits=17"], "encoder.bits=17: must be from 1 to 16"),
         (["-m", "encoder.bits=2,17"], "encoder.bits=17: must be from 1 to 16"),
@@ -150,6 +154,34 @@ def test_encoders_are_compared_on_the_same_clients_and_shuffles(fedsweep):
         strict=True,
     )
     assert len(set(first)) == 1 and len(set(second)) == 3
+
+
+def test_ctrl_c_in_a_sweep_shows_what_is_there_and_closes_its_runs(fedsweep):
+    command = [sys.executable, "-m", "fedsweep", "-m", "rounds=3,100000", "evaluate_every=1", "hydra.sweep.dir=out"]
+    running = subprocess.Popen([*command, "model=2nn"], cwd=fedsweep.folder, stdout=subprocess.PIPE, text=True)
+    second = fedsweep.folder / "out" / "1" / "rounds.csv"
+    try:
+        while running.poll() is None and (not second.exists() or len(second.read_text().splitlines()) < 3):
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert output.splitlines()[-1] == "Files: out/trials.csv"
+    trials = list(csv.DictReader((fedsweep.folder / "out" / "trials.csv").open()))
+    assert [row["status"] for row in trials] == ["complete", "interrupted"]
+    client = mlflow.MlflowClient(f"sqlite:///{fedsweep.folder}/multirun_outputs/mlflow.db")
+    parent = yaml.safe_load((fedsweep.folder / "out" / "sweep.yaml").read_text())["mlflow_run_id"]
+    runs = [client.get_run(run_id) for run_id in (parent, *(row["mlflow_run_id"] for row in trials))]
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED", "KILLED"]
+
+
+def test_runs_started_together_in_a_fresh_folder_do_not_disturb_each_other(fedsweep):
+    command = [sys.executable, "-m", "fedsweep", *FAST, "tracker=mlflow"]
+    pair = [subprocess.Popen(command, cwd=fedsweep.folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(run.communicate()[1], run.returncode) for run in pair] == [("", 0), ("", 0)]
+    assert len(list(fedsweep.folder.glob("multirun_outputs/runs/*/result.json"))) == 2
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])

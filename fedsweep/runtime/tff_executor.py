@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,14 +55,24 @@ class TffRuntime(Runtime):
         # TFF ends its worker when the executor that holds it is collected; what survives that is ended by its id.
         self._context = None
         gc.collect()
-        left = [worker for worker in _workers() if worker not in self._others]
         for end in (psutil.Process.terminate, psutil.Process.kill):
-            for worker in left:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    end(worker)
-            _, left = psutil.wait_procs(left, timeout=10)
+            for worker in _workers():
+                if worker not in self._others:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        end(worker)
+            deadline = time.monotonic() + 10
+            while any(worker not in self._others for worker in _workers()) and time.monotonic() < deadline:
+                time.sleep(0.01)
 
 
 def _workers() -> list[psutil.Process]:
-    """TFF's worker processes that this process has started."""
-    return [child for child in psutil.Process().children() if child.name() == "worker_binary"]
+    """TFF's worker processes that this process has started and that run.
+
+    One that has ended stays a zombie until TFF's own clean-up collects it; that clean-up complains if it is gone.
+    """
+    running = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "worker_binary" and child.status() != psutil.STATUS_ZOMBIE:
+                running.append(child)
+    return running

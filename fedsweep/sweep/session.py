@@ -60,6 +60,7 @@ def on_record(
         status = "failed" if problem else "complete"
     except KeyboardInterrupt:
         status = "interrupted"
+        _end(place, record)
         raise
     finally:
         if client:

@@ -7,10 +7,12 @@ import dataclasses
 import logging
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import mlflow
 import requests
 import sqlalchemy.exc
@@ -25,7 +27,7 @@ from fedsweep.tracking.run_folder import RoundRow
 _FLUSH_SECONDS = 5.0  # log_metric costs 7 ms, a metric of a batch 0.13 ms: they are sent together, this often
 _PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1000  # MLflow's limits
 _STATUS = {"complete": "FINISHED", "interrupted": "KILLED"}  # every other status: FAILED
-_UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
+_UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
 
 
 def default_uri() -> str:
@@ -48,7 +50,9 @@ def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
             folder = Path.cwd() / "multirun_outputs"
             folder.mkdir(exist_ok=True)
             artifacts = (folder / "mlflow_artifacts").as_uri()
-        with _few_retries():
+        # The first to use a database makes its tables: one at a time.
+        first = contextlib.nullcontext() if artifacts is None else filelock.FileLock(folder / ".mlflow.lock")
+        with first, _few_retries():
             client = mlflow.MlflowClient(tracking_uri=uri)
             experiment = client.get_experiment_by_name(config.experiment)
             if experiment is None:
@@ -64,7 +68,7 @@ def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
 
 
 def _reason(error: Exception) -> str:
-    return masked(" ".join(str(error).split()))[:160] or type(error).__name__
+    return textwrap.shorten(masked(str(error)), 300, placeholder=" ...") or type(error).__name__
 
 
 @contextlib.contextmanager

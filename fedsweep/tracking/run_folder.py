@@ -51,7 +51,18 @@ def claim(path: Path) -> None:
     try:
         path.open("x").close()
     except FileExistsError:
-        raise UserError(f"{path}: is there already; choose another folder (hydra.run.dir, hydra.sweep.dir)") from None
+        raise _taken(path) from None
+
+
+def refuse_used(folder: Path) -> None:
+    """Says early what `RunFolder` would find."""
+    for path in (folder / name for name in _FILES):
+        if path.exists():
+            raise _taken(path)
+
+
+def _taken(path: Path) -> UserError:
+    return UserError(f"{path}: is there already; choose another folder (hydra.run.dir, hydra.sweep.dir)")
 
 
 class RunFolder:

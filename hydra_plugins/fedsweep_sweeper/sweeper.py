@@ -31,6 +31,8 @@ class FedsweepSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (points,) = self.split_arguments(overrides, max_batch_size=None)
+        if not points:
+            raise UserError(f"{' '.join(arguments)}: the sweep has no point")
         swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
         composed = [loader.load_sweep_config(self.config, point) for point in points]
         composed = [OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) for config in composed]

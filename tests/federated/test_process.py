@@ -218,7 +218,11 @@ def test_rounding_noise_is_the_same_in_both_runtimes(config):
 
 def test_tffs_worker_ends_with_the_runtime(config):
     def workers():
-        return [child for child in psutil.Process().children(recursive=True) if child.name() == "worker_binary"]
+        return [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if child.name() == "worker_binary" and child.status() != psutil.STATUS_ZOMBIE
+        ]
 
     _, running = start(config("runtime=tff", "model=2nn"))
     with running:

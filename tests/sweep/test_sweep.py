@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fedsweep import job, schema, sweep, trial
+from fedsweep import job, schema, sweep, tracking, trial
 from fedsweep.errors import UserError
 
 FAST = ["rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000"]
@@ -228,7 +228,7 @@ def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["fedsweep", "tracker.uri=http://me:secret@127.0.0.1:9"])
     with pytest.raises(UserError) as refused:
-        trial.run(config("tracker.uri=http://me:secret@127.0.0.1:9"), Path("out"), "run")
+        tracking.check(config("tracker.uri=http://me:secret@127.0.0.1:9"))
     assert "secret" not in str(refused.value) and "127.0.0.1:9" in str(refused.value)
     monkeypatch.setattr("fedsweep.tracking.check", lambda _: None)
     monkeypatch.setattr("fedsweep.tracking.start", lambda *_: (_ for _ in ()).throw(UserError("stop here")))
@@ -240,7 +240,6 @@ def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, mon
 
 
 def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config, tmp_path, monkeypatch):
-    from fedsweep import tracking
     from fedsweep.tracking.run_folder import RoundRow
 
     monkeypatch.chdir(tmp_path)
