@@ -115,8 +115,6 @@ def worker(column: str, bits: int) -> None:
         print(json.dumps({"seconds": seconds, "memory": memory}), flush=True)
     for child in psutil.Process().children(recursive=True):  # TFF leaves its worker running
         child.terminate()
-        child.wait()
-    os._exit(0)  # TFF's own clean-up would complain about the worker that has ended
 
 
 def _peak_memory(pid: int) -> int:

@@ -112,8 +112,9 @@ def _fingerprint(configs: Sequence[schema.Config]) -> str:
 def _end(place: Path, record: Record) -> str | None:
     """Shows the table; the line to fail with, if something is to be mended."""
     found = records.results(place, record)
-    show([Row({"trial": str(trial), **record.points[trial]}, result) for trial, result in found.items()])
-    print(f"Files: {place / 'trials.csv'}")
+    if found:
+        show([Row({"trial": str(trial), **record.points[trial]}, result) for trial, result in found.items()])
+        print(f"Files: {place / 'trials.csv'}")
     failed = [trial for trial, result in found.items() if result["status"] == "failed"]
     if failed:
         return f"{len(failed)} of {len(record.points)} trials failed; trial {failed[0]}: {found[failed[0]]['error']}"
