@@ -26,9 +26,9 @@ def run(composed: DictConfig) -> dict:
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # ends a run as Ctrl-C does: recorded, nothing left running
+    for kind in (signal.SIGTERM, signal.SIGHUP):  # end a run as Ctrl-C does: recorded, nothing left running
+        if signal.getsignal(kind) is not signal.SIG_IGN:  # nohup
+            signal.signal(kind, signal.default_int_handler)
     with cli.one_line_errors():
         run()
 

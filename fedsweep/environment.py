@@ -40,7 +40,7 @@ def configure(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> None:
 
 def masked(text: str) -> str:
     """The text without the user and password of URLs (a tracking server's, say)."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    return re.sub(r"://\S*@", "://***@", text)
 
 
 def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: FederatedDataset) -> dict:

@@ -16,7 +16,7 @@ from fedsweep.tracking import run_folder
 def run_single(composed: DictConfig, folder: str) -> dict:
     """A run by itself: anything that goes wrong ends the program.
 
-    Hydra makes the folder before it calls us; a run that is refused leaves none behind.
+    Hydra makes the folder before it calls us; a run that is refused leaves no empty one behind.
     """
     place = Path(folder)
     try:
@@ -26,9 +26,10 @@ def run_single(composed: DictConfig, folder: str) -> dict:
         from fedsweep import trial
 
         result = trial.run(config, place, name="run")
-    except UserError:
-        with contextlib.suppress(OSError):  # it holds something, or cannot be removed: it stays
-            place.rmdir()
+    except BaseException:
+        if place.parent.name == "runs":  # the default place; a folder that the user named stays as it is
+            with contextlib.suppress(OSError):  # it holds a run
+                place.rmdir()
         raise
     sweep.show([sweep.Row({"run": place.name}, result)])
     print(f"Files: {place}")
@@ -47,7 +48,7 @@ def run_trial(config: schema.Config, number: int, folder: str, sweep_folder: str
         return trial.run(config, place, record.title(number), record.mlflow_run_id)
     except Exception as error:
         place.mkdir(parents=True, exist_ok=True)
-        (place / "error.txt").write_text(traceback.format_exc())
+        (place / "error.txt").write_text(environment.masked(traceback.format_exc()))
         return sweep.record_failure(place, error)
     finally:
         sweep.write_trials(Path(sweep_folder), record)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsweep import datasets, environment, evaluation, federated, models, runtime, schema, tracking
+from fedsweep.errors import UserError
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
 from fedsweep.progress import RunProgress
@@ -74,7 +75,8 @@ def run(config: schema.Config, folder: Path, name: str, parent: str | None = Non
     schema.check_cohort(config, len(dataset.client_ids))
     model = models.build(config.model.name, dataset.spec)
     plan = planning.of(config, model)
-    tracking.check(config)
+    if parent is None:  # a sweep has checked it
+        tracking.check(config)
 
     result = _Result(config.clients_per_round, plan)
     with (
@@ -83,7 +85,7 @@ def run(config: schema.Config, folder: Path, name: str, parent: str | None = Non
     ):
         tracker = None
         try:
-            tracker = tracking.start(config, name, parent)
+            tracker = _start_tracker(config, name, parent, progress)
             result.mlflow_run_id = tracker.run_id
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
             for line in planning.warnings(config, plan):
@@ -94,13 +96,25 @@ def run(config: schema.Config, folder: Path, name: str, parent: str | None = Non
             result.status, result.error = "diverged", str(diverged)
         except BaseException as error:
             result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            result.error = traceback.format_exception_only(error)[-1].strip()
+            result.error = environment.masked(traceback.format_exception_only(error)[-1].strip())
             raise
         finally:
-            files.finish(result.as_dict())
-            if tracker:
-                tracker.finish(result.status)
+            try:
+                files.finish(result.as_dict())
+            finally:
+                if tracker:
+                    tracker.finish(result.status)
     return result.as_dict()
+
+
+def _start_tracker(config, name, parent, progress) -> tracking.Tracker:
+    try:
+        return tracking.start(config, name, parent)
+    except UserError as error:
+        if parent is None:
+            raise
+        progress.say(f"{name}: runs without the tracker: {error}")  # a sweep does not end because a server restarts
+        return tracking.NoTracker()
 
 
 def _train(config, dataset, model, result, files, tracker, progress) -> None:

@@ -184,8 +184,8 @@ def test_runs_started_together_in_a_fresh_folder_do_not_disturb_each_other(fedsw
     assert len(list(fedsweep.folder.glob("multirun_outputs/runs/*/result.json"))) == 2
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_leave_a_run_that_says_interrupted(fedsweep, kind):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_a_run_that_says_interrupted(fedsweep, kind):
     command = [
         sys.executable,
         "-m",

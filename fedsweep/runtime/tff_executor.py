@@ -29,13 +29,15 @@ class TffRuntime(Runtime):
         self._uplink = wire.by_kind(wire.kinds_of_uplink(work_type), wire.bits_of_type(work_type))
         self._downlink = sum(wire.bits_of_type(form.prepare.type_signature.result))
         self._process = process
-        self._others = set(_workers())  # of other runtimes in this process
+        others = set(_workers())  # of other runtimes in this process
         self._context = tff.backends.native.create_sync_local_cpp_execution_context()
         try:
             self._state = self._run(process.initialize)
         except BaseException:
+            self._mine = set(_workers()) - others
             self.close()
             raise
+        self._mine = set(_workers()) - others
 
     def _run(self, computation: tff.Computation, *arguments):
         with tff.framework.get_context_stack().install(self._context):
@@ -56,12 +58,11 @@ class TffRuntime(Runtime):
         self._context = None
         gc.collect()
         for end in (psutil.Process.terminate, psutil.Process.kill):
-            for worker in _workers():
-                if worker not in self._others:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        end(worker)
+            for worker in self._mine & set(_workers()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(worker)
             deadline = time.monotonic() + 10
-            while any(worker not in self._others for worker in _workers()) and time.monotonic() < deadline:
+            while self._mine & set(_workers()) and time.monotonic() < deadline:
                 time.sleep(0.01)
 
 

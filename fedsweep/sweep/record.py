@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fedsweep.environment import masked
 from fedsweep.errors import UserError
 from fedsweep.pareto.front import on_front
 from fedsweep.tracking.run_folder import RESULT, write_atomically, write_json
@@ -35,8 +36,11 @@ class Record:
     fingerprint: str  # of the configurations of all points
     mlflow_run_id: str | None  # the parent run
 
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
     def write(self, folder: Path) -> None:
-        write_atomically(folder / SWEEP, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+        write_atomically(folder / SWEEP, self.as_yaml())
 
     @classmethod
     def read(cls, folder: Path) -> Record:
@@ -56,15 +60,21 @@ def results(folder: Path, record: Record) -> dict[int, dict]:
     for trial in range(len(record.points)):
         path = folder / str(trial) / RESULT
         if path.exists():
-            found[trial] = json.loads(path.read_text())
+            found[trial] = _read(path)
     return found
+
+
+def _read(path: Path) -> dict:
+    """A result.json; an empty one (claimed, then the disk was full, say) is of a run that has only begun."""
+    text = path.read_text()
+    return json.loads(text) if text else {"status": "running"}
 
 
 def record_failure(folder: Path, error: Exception) -> dict:
     """Makes sure that a failed trial's folder says so, whether or not the trial came far enough to say it itself."""
     path = folder / RESULT
-    result = json.loads(path.read_text()) if path.exists() else {}
-    result.update(status="failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+    result = _read(path) if path.exists() else {}
+    result.update(status="failed", error=masked(f"{type(error).__name__}: {error}".splitlines()[0]))
     write_json(path, result)
     return result
 

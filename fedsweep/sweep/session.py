@@ -16,7 +16,7 @@ from fedsweep.errors import UserError
 from fedsweep.sweep import record as records
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.table import Row, show
-from fedsweep.tracking.run_folder import claim
+from fedsweep.tracking.run_folder import claim, write_atomically
 
 
 @contextlib.contextmanager
@@ -45,8 +45,7 @@ def on_record(
         fingerprint=_fingerprint(configs),
         mlflow_run_id=None,
     )
-    _claim(place, len(points))
-    record.write(place)
+    _claim(place, record)
     tracker, client, status = configs[0].tracker, None, "failed"
     try:
         if isinstance(tracker, schema.MlflowTracker):
@@ -63,6 +62,10 @@ def on_record(
         _end(place, record)
         raise
     finally:
+        records.write_trials(place, record)
+        hydras = place / "multirun.yaml"
+        if hydras.exists():  # Hydra writes the tracker's URI as it was given
+            write_atomically(hydras, environment.masked(hydras.read_text()))
         if client:
             mlflow_store.end(client, record.mlflow_run_id, status)
     if problem:
@@ -88,13 +91,13 @@ def _check(composed: Sequence[DictConfig]) -> list[schema.Config]:
     return configs
 
 
-def _claim(place: Path, trials: int) -> None:
+def _claim(place: Path, record: Record) -> None:
     """Takes the folder for this sweep alone; nothing that it holds is written over."""
-    for taken in (place / str(number) for number in range(trials)):
-        if taken.exists():
-            raise UserError(f"{taken}: is there already; choose another folder (hydra.sweep.dir)")
+    for name in ("trials.csv", "multirun.yaml", *map(str, range(len(record.points)))):
+        if (place / name).exists():
+            raise UserError(f"{place / name}: is there already; choose another folder (hydra.sweep.dir)")
     place.mkdir(parents=True, exist_ok=True)
-    claim(place / records.SWEEP)
+    claim(place / records.SWEEP, record.as_yaml())
 
 
 def _values(overrides: Sequence[str], swept: Sequence[str]) -> dict[str, str]:

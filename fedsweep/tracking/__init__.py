@@ -8,7 +8,7 @@ from __future__ import annotations
 from fedsweep import schema
 from fedsweep.tracking.base import NoTracker, Tracker
 
-__all__ = ["Tracker", "check", "start"]
+__all__ = ["NoTracker", "Tracker", "check", "start"]
 
 
 def check(config: schema.Config) -> None:

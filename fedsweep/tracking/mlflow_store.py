@@ -25,9 +25,11 @@ from fedsweep.tracking.base import Tracker
 from fedsweep.tracking.run_folder import RoundRow
 
 _FLUSH_SECONDS = 5.0  # log_metric costs 7 ms, a metric of a batch 0.13 ms: they are sent together, this often
+_PAUSE_SECONDS = 60.0  # added after a failure
 _PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1000  # MLflow's limits
 _STATUS = {"complete": "FINISHED", "interrupted": "KILLED"}  # every other status: FAILED
 _UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
+_NO_LOCK = contextlib.nullcontext()
 
 
 def default_uri() -> str:
@@ -44,27 +46,39 @@ def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
     uri = config.uri or default_uri()
     for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations on first use
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said below
     artifacts = None
-    try:
-        if config.uri is None:
-            folder = Path.cwd() / "multirun_outputs"
-            folder.mkdir(exist_ok=True)
-            artifacts = (folder / "mlflow_artifacts").as_uri()
-        # The first to use a database makes its tables: one at a time.
-        first = contextlib.nullcontext() if artifacts is None else filelock.FileLock(folder / ".mlflow.lock")
-        with first, _few_retries():
-            client = mlflow.MlflowClient(tracking_uri=uri)
-            experiment = client.get_experiment_by_name(config.experiment)
-            if experiment is None:
-                return client, client.create_experiment(config.experiment, artifact_location=artifacts)
-    except _UNREACHABLE as error:
-        raise UserError(
-            f"tracker.uri={masked(uri)}: cannot be used ({_reason(error)}); start its server, name another, or choose"
-            " tracker=csv"
-        ) from error
+    if config.uri is None:
+        folder = Path.cwd() / "multirun_outputs"
+        folder.mkdir(exist_ok=True)
+        artifacts = (folder / "mlflow_artifacts").as_uri()
+    # The first to use a database makes its tables and the experiment: one at a time.
+    with _refusing(config), _lock(uri):
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(config.experiment)
+        if experiment is None:
+            return client, client.create_experiment(config.experiment, artifact_location=artifacts)
     if experiment.lifecycle_stage != "active":
         raise UserError(f"tracker.experiment={config.experiment}: is deleted in {masked(uri)}; name another")
     return client, experiment.experiment_id
+
+
+def _lock(uri: str) -> contextlib.AbstractContextManager:
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return filelock.FileLock(f"{path}.lock") if uri.startswith("sqlite:///") and path.parent.is_dir() else _NO_LOCK
+
+
+@contextlib.contextmanager
+def _refusing(config: schema.MlflowTracker) -> Iterator[None]:
+    """What goes wrong at the start ends it with one line, soon."""
+    try:
+        with _few_retries():
+            yield
+    except _UNREACHABLE as error:
+        raise UserError(
+            f"tracker.uri={masked(config.uri or default_uri())}: cannot be used ({_reason(error)}); start its server,"
+            " name another, or choose tracker=csv"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
@@ -84,7 +98,7 @@ def _forgiving(what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
     """MLflow reads its HTTP settings from the environment at each request."""
-    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     added = {key: value for key, value in short.items() if key not in os.environ}
     os.environ.update(added)
     try:
@@ -102,10 +116,11 @@ class MlflowTracker(Tracker):
         tags = {"fedsweep.encoder": config.encoder.name, "fedsweep.dataset": config.dataset.name}
         if parent:
             tags["mlflow.parentRunId"] = parent
-        self.run_id = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
         params = [Param(key, masked(str(value))) for key, value in _flat(dataclasses.asdict(config))]
-        for first in range(0, len(params), _PARAMS_A_BATCH):
-            self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
+        with _refusing(config.tracker):
+            self.run_id = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
+            for first in range(0, len(params), _PARAMS_A_BATCH):
+                self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
 
@@ -126,6 +141,8 @@ class MlflowTracker(Tracker):
 
     def finish(self, status: str) -> None:
         self._flush()
+        if self._waiting:
+            print(f"fedsweep: MLflow: {len(self._waiting)} metrics were not delivered", file=sys.stderr)
         end(self._client, self.run_id, status)
 
     def _flush(self) -> None:
@@ -134,13 +151,15 @@ class MlflowTracker(Tracker):
             while self._waiting:
                 self._client.log_batch(self.run_id, metrics=self._waiting[:_METRICS_A_BATCH])
                 del self._waiting[:_METRICS_A_BATCH]
-        self._flushed = time.monotonic()
+        # After a failure the next attempt comes later, so a server that hangs does not stall every round.
+        self._flushed = time.monotonic() + (_PAUSE_SECONDS if self._waiting else 0)
 
 
 def start_parent(config: schema.MlflowTracker, name: str) -> tuple[mlflow.MlflowClient, str]:
     """The run that a sweep's trials are children of: (client, run id). `end` closes it."""
     client, experiment = connect(config)
-    return client, client.create_run(experiment, run_name=name, tags={"fedsweep.sweep": name}).info.run_id
+    with _refusing(config):
+        return client, client.create_run(experiment, run_name=name, tags={"fedsweep.sweep": name}).info.run_id
 
 
 def end(client: mlflow.MlflowClient, run_id: str, status: str) -> None:

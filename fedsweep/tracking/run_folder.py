@@ -42,14 +42,20 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """As `write_atomically`; NaN and infinity, which JSON does not have, are refused."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """`content` as JSON, by `write_atomically`."""
+    write_atomically(path, _json(content))
 
 
-def claim(path: Path) -> None:
-    """Makes the file, empty, for this process alone; what is there already is never written over."""
+def _json(content: dict) -> str:
+    """NaN and infinity, which JSON does not have, are refused."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def claim(path: Path, text: str) -> None:
+    """Writes a new file, for this process alone; what is there already is never written over."""
     try:
-        path.open("x").close()
+        with path.open("x") as file:
+            file.write(text)
     except FileExistsError:
         raise _taken(path) from None
 
@@ -70,16 +76,14 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: schema.Config, environment: dict):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            claim(folder / name)
+        columns = [field.name for field in dataclasses.fields(RoundRow)]
+        claim(folder / RESULT, _json({"status": "running"}))
+        claim(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
+        claim(folder / "environment.json", _json(environment))
+        claim(folder / "rounds.csv", ",".join(columns) + "\n")
         self.path = folder
-        write_json(folder / RESULT, {"status": "running"})
-        write_atomically(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
-        write_json(folder / "environment.json", environment)
-        self._file = (folder / "rounds.csv").open("w", newline="")
-        self._rows = csv.DictWriter(self._file, [field.name for field in dataclasses.fields(RoundRow)])
-        self._rows.writeheader()
-        self._file.flush()
+        self._file = (folder / "rounds.csv").open("a", newline="")
+        self._rows = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def __enter__(self) -> RunFolder:
         return self

@@ -70,7 +70,7 @@ def test_a_sweep_leaves_the_files_of_the_contract_and_its_runs_in_mlflow(fedswee
     assert "hadamard" in done.stdout and "float32/uplink" in done.stdout  # the table at the end
 
 
-@pytest.mark.parametrize("taken", ["sweep.yaml", "1/result.json"])
+@pytest.mark.parametrize("taken", ["sweep.yaml", "1/result.json", "trials.csv", "multirun.yaml"])
 def test_a_sweep_never_writes_over_what_is_there(fedsweep, taken):
     path = fedsweep.folder / "out" / taken
     path.parent.mkdir(parents=True)
@@ -221,7 +221,29 @@ def test_a_tracker_that_fails_in_the_middle_costs_no_round(config, tmp_path, mon
     result = trial.run(config(*FAST), Path("out"), "run")
     assert result["status"] == "complete"
     assert len(Path("out/rounds.csv").read_text().splitlines()) == 3
-    assert "fedsweep: MLflow: 7 metrics wait (database is locked)" in capfd.readouterr().err
+    assert "fedsweep: MLflow: 7 metrics were not delivered" in capfd.readouterr().err
+
+
+def test_a_sweep_goes_on_without_its_tracker_when_that_fails_between_trials(config, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def start(*_):
+        raise UserError("tracker.uri=http://127.0.0.1:9: cannot be used")
+
+    monkeypatch.setattr(tracking, "start", start)
+    result = trial.run(config(*FAST), Path("in_a_sweep"), "trial 1", parent="0123")
+    assert result["status"] == "complete" and result["mlflow_run_id"] is None
+    assert "trial 1: runs without the tracker: tracker.uri" in capfd.readouterr().out
+    with pytest.raises(UserError):
+        trial.run(config(*FAST), Path("alone"), "run")
+
+
+def test_a_store_that_cannot_be_written_is_one_line(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tracking.check(config())  # makes the database
+    uri = f"sqlite:///file:{tmp_path}/multirun_outputs/mlflow.db?mode=ro&uri=true"
+    with pytest.raises(UserError, match="cannot be used"):
+        tracking.start(config(f"tracker.uri='{uri}'"), "run", None)
 
 
 def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, monkeypatch):
