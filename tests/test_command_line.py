@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import yaml
 
@@ -208,6 +211,35 @@ def test_signals_leave_a_run_that_says_interrupted(fedsweep, kind):
         running.kill()
     assert running.returncode == 130, errors
     assert json.loads((fedsweep.folder / "out" / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_a_signal_to_all_processes_of_a_run_leaves_no_worker_of_tffs(fedsweep):
+    """As a terminal or a scheduler ends a run: the worker gets the signal too, and TFF starts another one."""
+    command = [sys.executable, "-m", "fedsweep", "runtime=tff", "tracker=csv", "rounds=100000", "hydra.run.dir=out"]
+    running = subprocess.Popen(
+        command, cwd=fedsweep.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    rounds = fedsweep.folder / "out" / "rounds.csv"
+    try:
+        while running.poll() is None and (not rounds.exists() or len(rounds.read_text().splitlines()) < 3):
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGTERM)
+        assert running.wait(timeout=60) == 130
+        time.sleep(2)
+        assert not _session(running.pid)
+    finally:
+        for pid in _session(running.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session that run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def test_the_plan_command_shows_the_bits_of_the_tutorials_cnn(fedsweep):

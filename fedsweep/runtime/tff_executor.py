@@ -6,6 +6,7 @@ MapReduceForm that the in-process runtime executes; a message whose size the typ
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import time
@@ -29,15 +30,15 @@ class TffRuntime(Runtime):
         self._uplink = wire.by_kind(wire.kinds_of_uplink(work_type), wire.bits_of_type(work_type))
         self._downlink = sum(wire.bits_of_type(form.prepare.type_signature.result))
         self._process = process
-        others = set(_workers())  # of other runtimes in this process
+        self._others = set(_workers())  # not ours to end
+        # After an interrupt a thread of TFF's may start a worker when `close` has been here; it has ended at exit.
+        atexit.register(_end_workers, self._others)
         self._context = tff.backends.native.create_sync_local_cpp_execution_context()
         try:
             self._state = self._run(process.initialize)
         except BaseException:
-            self._mine = set(_workers()) - others
             self.close()
             raise
-        self._mine = set(_workers()) - others
 
     def _run(self, computation: tff.Computation, *arguments):
         with tff.framework.get_context_stack().install(self._context):
@@ -57,13 +58,22 @@ class TffRuntime(Runtime):
         # TFF ends its worker when the executor that holds it is collected; what survives that is ended by its id.
         self._context = None
         gc.collect()
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            for worker in self._mine & set(_workers()):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    end(worker)
-            deadline = time.monotonic() + 10
-            while self._mine & set(_workers()) and time.monotonic() < deadline:
-                time.sleep(0.01)
+        _end_workers(self._others)
+
+
+def _end_workers(others: set[psutil.Process]) -> None:
+    """Ends the workers that run now, `others` excepted; TFF replaces one that ended, so they may not be the first."""
+
+    def left() -> set[psutil.Process]:
+        return set(_workers()) - others
+
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for worker in left():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(worker)
+        deadline = time.monotonic() + 10
+        while left() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def _workers() -> list[psutil.Process]:
