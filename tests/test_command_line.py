@@ -162,10 +162,8 @@ def test_encoders_are_compared_on_the_same_clients_and_shuffles(fedsweep):
 def test_ctrl_c_in_a_sweep_shows_what_is_there_and_closes_its_runs(fedsweep):
     command = [sys.executable, "-m", "fedsweep", "-m", "rounds=3,100000", "evaluate_every=1", "hydra.sweep.dir=out"]
     running = subprocess.Popen([*command, "model=2nn"], cwd=fedsweep.folder, stdout=subprocess.PIPE, text=True)
-    second = fedsweep.folder / "out" / "1" / "rounds.csv"
     try:
-        while running.poll() is None and (not second.exists() or len(second.read_text().splitlines()) < 3):
-            time.sleep(0.1)
+        _wait_for_two_rounds(running, fedsweep.folder / "out" / "1")
         running.send_signal(signal.SIGINT)
         output, _ = running.communicate(timeout=60)
     finally:
@@ -201,10 +199,8 @@ def test_signals_leave_a_run_that_says_interrupted(fedsweep, kind):
     running = subprocess.Popen(
         command, cwd=fedsweep.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    rounds = fedsweep.folder / "out" / "rounds.csv"
     try:
-        while running.poll() is None and (not rounds.exists() or len(rounds.read_text().splitlines()) < 3):
-            time.sleep(0.1)
+        _wait_for_two_rounds(running, fedsweep.folder / "out")
         running.send_signal(kind)
         _, errors = running.communicate(timeout=60)
     finally:
@@ -219,10 +215,8 @@ def test_a_signal_to_all_processes_of_a_run_leaves_no_worker_of_tffs(fedsweep):
     running = subprocess.Popen(
         command, cwd=fedsweep.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    rounds = fedsweep.folder / "out" / "rounds.csv"
     try:
-        while running.poll() is None and (not rounds.exists() or len(rounds.read_text().splitlines()) < 3):
-            time.sleep(0.1)
+        _wait_for_two_rounds(running, fedsweep.folder / "out")
         os.killpg(running.pid, signal.SIGTERM)
         assert running.wait(timeout=60) == 130
         time.sleep(2)
@@ -230,6 +224,13 @@ def test_a_signal_to_all_processes_of_a_run_leaves_no_worker_of_tffs(fedsweep):
     finally:
         for pid in _session(running.pid):
             os.kill(pid, signal.SIGKILL)
+
+
+def _wait_for_two_rounds(running: subprocess.Popen, folder: Path) -> None:
+    """Returns when the run in the folder has finished two rounds, or the process has ended."""
+    rounds = folder / "rounds.csv"
+    while running.poll() is None and (not rounds.exists() or len(rounds.read_text().splitlines()) < 3):
+        time.sleep(0.1)
 
 
 def _session(leader: int) -> list[int]:
