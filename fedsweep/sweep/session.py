@@ -16,7 +16,7 @@ from fedsweep.errors import UserError
 from fedsweep.sweep import record as records
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.table import Row, show
-from fedsweep.tracking.run_folder import claim, write_atomically
+from fedsweep.tracking.run_folder import claim, refuse_used, write_atomically
 
 
 @contextlib.contextmanager
@@ -93,9 +93,7 @@ def _check(composed: Sequence[DictConfig]) -> list[schema.Config]:
 
 def _claim(place: Path, record: Record) -> None:
     """Takes the folder for this sweep alone; nothing that it holds is written over."""
-    for name in ("trials.csv", "multirun.yaml", *map(str, range(len(record.points)))):
-        if (place / name).exists():
-            raise UserError(f"{place / name}: is there already; choose another folder (hydra.sweep.dir)")
+    refuse_used(place, ("trials.csv", "multirun.yaml", *map(str, range(len(record.points)))))
     place.mkdir(parents=True, exist_ok=True)
     claim(place / records.SWEEP, record.as_yaml())
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fedsweep.environment import masked
 from fedsweep.errors import UserError
 
 RESULT = "result.json"
-_FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
+FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def claim(path: Path, text: str) -> None:
         raise _taken(path) from None
 
 
-def refuse_used(folder: Path) -> None:
-    """Says early what `RunFolder` would find."""
-    for path in (folder / name for name in _FILES):
+def refuse_used(folder: Path, names: Iterable[str] = FILES) -> None:
+    """Says early, of a run's files or of other names in the folder, what `claim` would say."""
+    for path in (folder / name for name in names):
         if path.exists():
             raise _taken(path)
 
