@@ -89,10 +89,10 @@ def fedsweep_round(data, bits: int, name: str):
         overrides = ["dataset=mnist_by_writer", "model=cnn", f"encoder.bits={bits}", f"runtime={name}"]
         config = schema.check(hydra.compose("config", overrides))
     environment.configure(config.runtime)
-    from fedsweep import federated, models, runtime
+    from fedsweep import models, runtime
     from fedsweep.federated import cohort
 
-    running = runtime.start(config.runtime, federated.build(config, models.build("cnn", data.spec)))
+    running = runtime.start(config, models.build("cnn", data.spec))
     return lambda number: running.round(cohort.sample(data, CLIENTS, SEED, number))
 
 

@@ -19,10 +19,11 @@ def run(composed: DictConfig) -> dict:
 
     place = HydraConfig.get()
     if place.mode == RunMode.MULTIRUN:
-        return job.run_trial(schema.check(composed), place.job.num, place.runtime.output_dir, place.sweep.dir)
+        config = schema.check(composed)
+        return job.run_launched(config, list(place.overrides.task), place.runtime.output_dir, place.sweep.dir)
     with cli.one_line_errors():  # here already: past this function Hydra adds lines of its own
         cli.refuse_chdir(place)
-        return job.run_single(composed, place.runtime.output_dir)
+        return job.run_single(schema.check(composed), place.runtime.output_dir)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep.errors import UserError
@@ -44,7 +44,7 @@ def one_line_errors() -> Iterator[None]:
         if _TRACEBACKS or not names_a_file:
             raise
         print(f"fedsweep: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_status", 1))
     except ValueError as error:
         if _TRACEBACKS or "Config group override" not in str(error):  # Hydra's word for encoder=null
             raise
@@ -56,6 +56,13 @@ def refuse_chdir(hydra_config: DictConfig) -> None:
     """Relative paths (of sweeps, data, the MLflow database) mean the folder that the command was started in."""
     if hydra_config.job.chdir:
         raise UserError("hydra.job.chdir=true: must stay false; a run's files are in hydra.run.dir all the same")
+
+
+def refuse_subdir(hydra_config: DictConfig) -> None:
+    """A trial's folder is its number: resume, trials.csv and the figures rely on it."""
+    subdir = OmegaConf.to_container(hydra_config.sweep, resolve=False)["subdir"]
+    if subdir != "${hydra.job.num}":
+        raise UserError(f"hydra.sweep.subdir={subdir}: must stay ${{hydra.job.num}}, the trial's number")
 
 
 def _one_line(error: Exception) -> str:

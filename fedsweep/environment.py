@@ -34,8 +34,13 @@ def configure(runtime: schema.MapReduceRuntime | schema.TffRuntime) -> None:
     oneDNN is off by default on CPUs without AVX-512 and makes convolutions up to 5 times faster there. One thread per
     operation and one client per core beats two threads inside each operation, and it makes sums repeat bit for bit.
     """
-    for name, value in zip(_TENSORFLOW, ("1", "1", str(threads(runtime)), "3"), strict=True):
-        os.environ.setdefault(name, value)
+    os.environ.update(tensorflow_variables(threads(runtime)))
+
+
+def tensorflow_variables(clients: int) -> dict[str, str]:
+    """The variables for a process that trains so many clients at the same time; what the user has set stays."""
+    values = zip(_TENSORFLOW, ("1", "1", str(clients), "3"), strict=True)
+    return {name: os.environ.get(name, value) for name, value in values}
 
 
 def masked(text: str) -> str:

@@ -1,5 +1,13 @@
-"""The exception that is meant for people: one line that names the key or file and what would be right."""
+"""The exceptions that are meant for people: one line that names the key or file and what would be right."""
 
 
 class UserError(Exception):
-    """Bad input or a bad surrounding (file, folder, server): shown as one line, exit status 1, no traceback."""
+    """Bad input or a bad surrounding (file, folder, server): shown as one line, no traceback."""
+
+    exit_status = 1
+
+
+class SweepFailed(UserError):
+    """A sweep came to its end, and too many of its trials failed."""
+
+    exit_status = 2

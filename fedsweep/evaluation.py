@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,26 +24,31 @@ class Evaluation:
     accuracy: float
 
 
+@functools.lru_cache(maxsize=2)
+def _sums(model: Model) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """The function from (weights, images, labels) to the sum of losses and the number of hits."""
+
+    @tf.function(
+        input_signature=[
+            [weight.spec for weight in model.weights],
+            tf.TensorSpec([None, *model.image_shape], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def sums(weights, images, labels):
+        logits = model.logits(weights, images)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.int32))
+
+    return sums.get_concrete_function()  # traced once a model, which TensorFlow would warn of
+
+
 class Evaluator:
     """Evaluates in `threads` threads, a batch each; sums in the order of the batches, so results repeat bit for bit."""
 
     def __init__(self, model: Model, dataset: FederatedDataset, threads: int):
-        self._dataset, self._threads = dataset, threads
-
-        @tf.function(
-            input_signature=[
-                [weight.spec for weight in model.weights],
-                tf.TensorSpec([None, *model.image_shape], tf.float32),
-                tf.TensorSpec([None], tf.int32),
-            ]
-        )
-        def sums(weights, images, labels):
-            logits = model.logits(weights, images)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
-            return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.int32))
-
-        self._sums = sums.get_concrete_function()  # traced once a trial, which TensorFlow would warn of
+        self._dataset, self._threads, self._sums = dataset, threads, _sums(model)
 
     def __call__(self, weights: Sequence[np.ndarray]) -> Evaluation:
         labels = self._dataset.test_labels

@@ -1,4 +1,4 @@
-"""What Hydra's task function does: one run by itself, or one trial of a sweep."""
+"""What a process does with one run: a run by itself, or one of a sweep."""
 
 from __future__ import annotations
 
@@ -6,49 +6,78 @@ import contextlib
 import traceback
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from fedsweep import environment, schema, sweep
+from fedsweep import environment, schema
 from fedsweep.errors import UserError
+from fedsweep.files import refuse_used
+from fedsweep.progress import Progress, RunProgress
+from fedsweep.sweep import table
+from fedsweep.sweep.engine import Run
+from fedsweep.sweep.record import Record, record_failure
 from fedsweep.tracking import run_folder
 
 
-def run_single(composed: DictConfig, folder: str) -> dict:
+def run_single(config: schema.Config, folder: str) -> dict:
     """A run by itself: anything that goes wrong ends the program.
 
     Hydra makes the folder before it calls us; a run that is refused leaves no empty one behind.
     """
     place = Path(folder)
     try:
-        config = schema.check(composed)
-        run_folder.refuse_used(place)
+        if config.replicates != 1:
+            raise UserError(f"replicates={config.replicates}: a single run has one seed; add -m for a sweep")
+        if config.sweep.resume:
+            raise UserError(f"sweep.resume={config.sweep.resume}: goes on with a sweep; add -m")
+        refuse_used(place, run_folder.FILES)
         environment.configure(config.runtime)  # before TensorFlow is imported
         from fedsweep import trial
 
-        result = trial.run(config, place, name="run")
+        result = trial.run(config, place, "run", RunProgress("run", config.rounds))
     except BaseException:
         if place.parent.name == "runs":  # the default place; a folder that the user named stays as it is
             with contextlib.suppress(OSError):  # it holds a run
                 place.rmdir()
         raise
-    sweep.show([sweep.Row({"run": place.name}, result)])
+    table.show([table.Row({"run": place.name}, result)])
     print(f"Files: {place}")
     if result["status"] != "complete":
         raise UserError(f"{result['status']}: {result['error']}; its rounds are in {place}")
     return result
 
 
-def run_trial(config: schema.Config, number: int, folder: str, sweep_folder: str) -> dict:
-    """Trial `number` of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
-    environment.configure(config.runtime)
+def run_launched(config: schema.Config, overrides: list[str], folder: str, sweep_folder: str) -> dict:
+    """A run of a sweep in a process that a launcher of Hydra's has chosen; its folder says which run it is."""
+    place, sweep = Path(folder).resolve(), Path(sweep_folder).resolve()
+    record = Record.read(sweep)
+    trial, *replicate = map(int, place.relative_to(sweep).parts)
+    values = [override for override in overrides if override.partition("=")[0] in record.space]
+    title = " ".join([f"trial {trial}", *values, *(f"replicate {k}" for k in replicate)])
+    run = Run(trial, *(replicate or [0]), title, config, place, sweep)
+    return run_trial(run, RunProgress(title, config.rounds))
+
+
+def run_trial(run: Run, progress: Progress) -> dict:
+    """A run of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
+    environment.configure(run.config.runtime)
     from fedsweep import trial
 
-    place, record = Path(folder), sweep.Record.read(Path(sweep_folder))
     try:
-        return trial.run(config, place, record.title(number), record.mlflow_run_id)
+        record = Record.read(run.sweep)
+        return trial.run(
+            run.config, run.folder, run.title, progress, trial.Place(record.mlflow_run_id, _pruner(run, record))
+        )
     except Exception as error:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "error.txt").write_text(environment.masked(traceback.format_exc()))
-        return sweep.record_failure(place, error)
-    finally:
-        sweep.write_trials(Path(sweep_folder), record)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "error.txt").write_text(environment.masked(traceback.format_exc()))
+        return record_failure(run.folder, traceback.format_exception_only(error)[-1].strip())
+
+
+def _pruner(run: Run, record: Record):
+    """The pruner, with what the trials reached that this one may know: the same ones whatever ran when."""
+    settings = run.config.sweep
+    if not isinstance(settings.pruner, schema.DominancePruner):
+        return None
+    from fedsweep.pruning import DominancePruner
+
+    known = range(run.trial - settings.in_flight + 1)
+    folders = [run.sweep / record.run_folder(trial, run.replicate) for trial in known]
+    return DominancePruner(settings.pruner, [run_folder.read_rounds(folder / "rounds.csv") for folder in folders])

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Protocol
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from fedsweep.units import format_bits
 
 
-class RunProgress:
-    """A context manager; `advance` after every round."""
+class Progress(Protocol):
+    """What a run tells of itself while it trains. A context manager."""
+
+    live: bool  # it wants every round; else only those with an evaluation
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_) -> None: ...
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+
+    def go_on(self, rounds: int) -> None:
+        """So many rounds were there before: the run was cut off and goes on."""
+
+    def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
+        """The state after a round; `accuracy` is the test accuracy measured last, None before the first."""
+
+
+class RunProgress(Progress):
+    """For one run in the foreground."""
 
     def __init__(self, title: str, rounds: int):
-        self._title, self._rounds, self._started = title, rounds, time.monotonic()
+        self._title, self._rounds = title, rounds
+        self._started, self._before = time.monotonic(), 0
         self._console = Console()
         self.live = self._console.is_terminal
-        self._bar = Progress(
+        self._bar = rich.progress.Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -38,14 +60,17 @@ class RunProgress:
         self._bar.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
         self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def go_on(self, rounds: int) -> None:
+        self._before = rounds
+        self.say(f"{self._title} goes on after round {rounds}")
+
     def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
-        """Shows the state after a round; `accuracy` is the test accuracy measured last, None before the first."""
         shown = "" if accuracy is None else f"accuracy {accuracy:.4f}  "
         state = f"{shown}up {format_bits(uplink_bits)}  down {format_bits(downlink_bits)}"
         self._bar.update(self._task, completed=round_number, state=state)
         if not self.live:
-            left = (time.monotonic() - self._started) / round_number * (self._rounds - round_number)
+            seconds = (time.monotonic() - self._started) / (round_number - self._before)
+            left = seconds * (self._rounds - round_number)
             self.say(f"{self._title} round {round_number}/{self._rounds}  {state}  {left:.0f} s left")

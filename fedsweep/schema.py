@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep.errors import UserError
+from fedsweep.units import parse_bits
 
 PACKINGS = ("tensor_encoding", "dense")
+# What a sweep can optimize: the columns of rounds.csv that are no times and no counters.
+METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "uplink_bits",
+    "downlink_bits",
+    "total_bits",
+)
 
 
 @dataclass
@@ -102,10 +113,60 @@ class TffRuntime:
 
 
 @dataclass
+class Sampler:
+    name: str
+
+
+@dataclass
+class StartupSampler(Sampler):
+    n_startup_trials: int
+
+
+@dataclass
+class GeneticSampler(Sampler):
+    population_size: int
+
+
+@dataclass
+class NoPruner:
+    name: str
+
+
+@dataclass
+class DominancePruner:
+    name: str
+    margin: float
+    patience: int
+    min_rounds: int
+
+
+@dataclass
 class Sweep:
-    n_trials: int | None = None
-    max_workers: int = 1
-    resume: str | None = None
+    n_trials: int | None
+    grid_limit: int
+    objectives: list[str]
+    bit_budget: str | None
+    in_flight: int
+    max_workers: int | None
+    trials_per_worker: int
+    retries: int
+    max_failures: int
+    resume: str | None
+    extend: bool
+    storage: str | None
+    dry_run: bool
+    sampler: Any = None
+    pruner: Any = None
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """The objectives: metric -> maximize or minimize."""
+        return {metric: direction for direction, _, metric in (text.partition(" ") for text in self.objectives)}
+
+    @property
+    def budget(self) -> int | None:
+        """`bit_budget` in bits."""
+        return None if self.bit_budget is None else parse_bits(self.bit_budget)
 
 
 @dataclass
@@ -120,7 +181,7 @@ class Config:
     evaluate_every: int
     replicates: int
     checkpoint_every: int | None
-    sweep: Sweep = field(default_factory=Sweep)
+    sweep: Any = None
     encoder: Any = None
     downlink: Any = None
     dataset: Any = None
@@ -144,24 +205,43 @@ GROUPS: dict[str, dict[str, type]] = {
     "optimizer": {"fedavg": Optimizer, "fedavgm": Momentum, "fedadam": Adam},
     "tracker": {"mlflow": MlflowTracker, "csv": CsvTracker},
     "runtime": {"map_reduce": MapReduceRuntime, "tff": TffRuntime},
+    "sweep/sampler": {
+        "tpe": StartupSampler,
+        "nsga2": GeneticSampler,
+        "nsga3": GeneticSampler,
+        "gp": StartupSampler,
+        "random": Sampler,
+        "qmc": Sampler,
+    },
+    "sweep/pruner": {"none": NoPruner, "dominance": DominancePruner},
 }
 
 
 def check(composed: DictConfig) -> Config:
     """The composed configuration as a `Config`; raises `UserError` with one line for the first thing that is wrong."""
-    # The fields that Config types as Any are the groups: their own dataclasses type them.
-    plain = OmegaConf.masked_copy(composed, [key for key in composed if key not in GROUPS])
-    config = _typed(Config, plain, prefix="")
+    # The fields that are typed Any are the groups: their own dataclasses type them.
+    config = _section(Config, composed, "")
+    config.sweep = _section(Sweep, composed.get("sweep"), "sweep.")
     for group, choices in GROUPS.items():
-        section = composed.get(group)
+        *above, field = group.split("/")
+        section = OmegaConf.select(composed, group.replace("/", "."))
         name = section.get("name") if isinstance(section, DictConfig) else None
         if name not in choices:
             raise UserError(f"{group}={section if name is None else name}: choose one of {', '.join(choices)}")
-        setattr(config, group, _typed(choices[name], section, prefix=f"{group}."))
+        owner = config.sweep if above else config
+        setattr(owner, field, _typed(choices[name], section, prefix=f"{group.replace('/', '.')}."))
     _check_ranges(config)
     _check_sweep_keys(config)
     _check_clients(config)
     return config
+
+
+def _section(cls: type, values: Any, prefix: str) -> Any:
+    """The fields of `cls` that belong to no group and are no section of their own."""
+    if not isinstance(values, DictConfig):
+        raise UserError(f"{prefix[:-1]}={values}: holds keys of its own; leave it as it is and set those")
+    apart = {group.rpartition("/")[2] for group in GROUPS if group.rpartition("/")[0] == prefix[:-1]}
+    return _typed(cls, OmegaConf.masked_copy(values, [key for key in values if key not in {*apart, "sweep"}]), prefix)
 
 
 def _typed(cls: type, values: DictConfig, prefix: str) -> Any:
@@ -227,12 +307,43 @@ def _check_ranges(config: Config) -> None:
 
 
 def _check_sweep_keys(config: Config) -> None:
-    """Keys whose meaning comes with the sweep engine are refused, not ignored, when they ask for more than it does."""
-    _require(config.replicates == 1, "replicates", config.replicates, "1 for now; repeat with -m seed=0,1,2")
-    _require(config.checkpoint_every is None, "checkpoint_every", config.checkpoint_every, "null for now")
-    _require(config.sweep.n_trials is None, "sweep.n_trials", config.sweep.n_trials, "null for now: every point is run")
-    _require(config.sweep.max_workers == 1, "sweep.max_workers", config.sweep.max_workers, "1 for now")
-    _require(config.sweep.resume is None, "sweep.resume", config.sweep.resume, "null for now")
+    sweep = config.sweep
+    _require(config.replicates >= 1, "replicates", config.replicates, "at least 1")
+    last_seed = config.seed + config.replicates - 1
+    _require(last_seed < 2**31, "replicates", config.replicates, "so few that seed + replicates - 1 is below 2^31")
+    every = config.checkpoint_every
+    _require(every is None or every >= 1, "checkpoint_every", every, "at least 1, or null")
+    for key in ("n_trials", "max_workers"):
+        value = getattr(sweep, key)
+        _require(value is None or value >= 1, f"sweep.{key}", value, "at least 1, or null")
+    for key, least in {
+        "grid_limit": 0,
+        "retries": 0,
+        "max_failures": 0,
+        "in_flight": 1,
+        "trials_per_worker": 1,
+    }.items():
+        _require(getattr(sweep, key) >= least, f"sweep.{key}", getattr(sweep, key), f"at least {least}")
+
+    right = f"a list such as [maximize test_accuracy, minimize total_bits], each once, of {', '.join(METRICS)}"
+    pairs = [text.partition(" ") for text in sweep.objectives]
+    known = all(direction in ("maximize", "minimize") and metric in METRICS for direction, _, metric in pairs)
+    unique = len(sweep.directions) == len(pairs) >= 1
+    _require(known and unique, "sweep.objectives", sweep.objectives, right)
+    try:
+        budget = sweep.budget
+    except ValueError:
+        budget = 0
+    _require(budget is None or budget >= 1, "sweep.bit_budget", sweep.bit_budget, "bits, as 300Mibit or 314572800")
+
+    for key, least in {"n_startup_trials": 1, "population_size": 2}.items():
+        value = getattr(sweep.sampler, key, least)
+        _require(value >= least, f"sweep.sampler.{key}", value, f"at least {least}")
+    if isinstance(sweep.pruner, DominancePruner):
+        pruner = sweep.pruner
+        _require(0 <= pruner.margin < 1, "sweep.pruner.margin", pruner.margin, "an accuracy, in [0, 1)")
+        _require(pruner.patience >= 1, "sweep.pruner.patience", pruner.patience, "at least 1")
+        _require(pruner.min_rounds >= 1, "sweep.pruner.min_rounds", pruner.min_rounds, "at least 1")
 
 
 def _check_clients(config: Config) -> None:

@@ -13,6 +13,7 @@ class Stream(enum.IntEnum):
     COHORT = 2  # the clients of a round; also numbered by round
     CLIENT = 3  # a client's shuffles and noise; also numbered by round and client
     WEIGHTS = 4  # the model's initial weights
+    SEARCH = 5  # what a sweep's sampler draws; also numbered by trial
 
 
 def generator(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsweep import datasets, environment, evaluation, federated, models, runtime, schema, tracking
+from fedsweep import datasets, environment, evaluation, models, runtime, schema, tracking
 from fedsweep.errors import UserError
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
-from fedsweep.progress import RunProgress
-from fedsweep.tracking.run_folder import RoundRow, RunFolder
+from fedsweep.progress import Progress
+from fedsweep.pruning import DominancePruner, Pruned
+from fedsweep.runtime import checkpoint
+from fedsweep.tracking.run_folder import RESULT, RoundRow, RunFolder
 
 
 class _Diverged(Exception):
@@ -30,17 +33,29 @@ class _Result:
     status: str = "running"
     error: str | None = None
     rounds: int = 0
+    train_loss: float | None = None  # in the last round
+    train_accuracy: float | None = None
     uplink_bits: int = 0
     downlink_bits: int = 0
-    evaluation: evaluation.Evaluation | None = None  # the last one
+    test_accuracy: float | None = None  # at the last evaluation
+    test_loss: float | None = None
     evaluated_round: int | None = None
+
+    def take(self, row: RoundRow) -> None:
+        """A round has ended."""
+        self.rounds, self.uplink_bits, self.downlink_bits = row.round, row.uplink_bits, row.downlink_bits
+        self.train_loss, self.train_accuracy = row.train_loss, row.train_accuracy
+        if row.test_accuracy is not None:
+            self.test_loss, self.test_accuracy, self.evaluated_round = row.test_loss, row.test_accuracy, row.round
 
     def as_dict(self) -> dict:
         messages = self.rounds * self.clients_per_round
         return {
             "status": self.status,
-            "test_accuracy": self.evaluation and self.evaluation.accuracy,
-            "test_loss": self.evaluation.loss if self.evaluation and math.isfinite(self.evaluation.loss) else None,
+            "test_accuracy": self.test_accuracy,
+            "test_loss": _finite(self.test_loss),
+            "train_accuracy": self.train_accuracy,
+            "train_loss": _finite(self.train_loss),
             "uplink_bits": self.uplink_bits,
             "downlink_bits": self.downlink_bits,
             "total_bits": self.uplink_bits + self.downlink_bits,
@@ -55,14 +70,27 @@ class _Result:
         }
 
 
-def run(config: schema.Config, folder: Path, name: str, parent: str | None = None) -> dict:
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run of a sweep belongs: it may go on with what its folder holds, and does not insist on its tracker."""
+
+    parent: str | None  # the tracker's run of the sweep
+    pruner: DominancePruner | None = None
+
+
+def run(config: schema.Config, folder: Path, name: str, progress: Progress, sweep: Place | None = None) -> dict:
     """Trains as `config` says, into `folder`; what is wrong with the input is raised before anything is written.
 
     Args:
       config: a checked configuration.
       folder: the run's own folder.
-      name: what people see: in the progress bar and as the tracker's run name.
-      parent: the tracker's run id of the sweep, for a trial.
+      name: what people see, the tracker's run name.
+      progress: is told how it goes.
+      sweep: for a run of a sweep.
 
     Returns:
       The content of result.json. A run that diverged keeps its rounds and has `status` diverged.
@@ -75,58 +103,66 @@ def run(config: schema.Config, folder: Path, name: str, parent: str | None = Non
     schema.check_cohort(config, len(dataset.client_ids))
     model = models.build(config.model.name, dataset.spec)
     plan = planning.of(config, model)
-    if parent is None:  # a sweep has checked it
+    if sweep is None:  # a sweep has checked it
         tracking.check(config)
 
     result = _Result(config.clients_per_round, plan)
     with (
-        RunFolder(folder, config, environment.describe(config.runtime, dataset)) as files,
-        RunProgress(name, config.rounds) as progress,
+        RunFolder(folder, config, environment.describe(config.runtime, dataset), go_on=sweep is not None) as files,
+        progress,
     ):
         tracker = None
         try:
-            tracker = _start_tracker(config, name, parent, progress)
+            tracker = _start_tracker(config, name, files, sweep, progress)
             result.mlflow_run_id = tracker.run_id
+            files.write_result(result.as_dict())
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
             for line in planning.warnings(config, plan):
                 progress.say(line)
-            _train(config, dataset, model, result, files, tracker, progress)
+            _train(config, dataset, model, result, files, tracker, progress, sweep.pruner if sweep else None)
             result.status = "complete"
-        except _Diverged as diverged:
-            result.status, result.error = "diverged", str(diverged)
+        except (_Diverged, Pruned) as stopped:
+            result.status = "diverged" if isinstance(stopped, _Diverged) else "pruned"
+            result.error = str(stopped)
         except BaseException as error:
             result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             result.error = environment.masked(traceback.format_exception_only(error)[-1].strip())
             raise
         finally:
             try:
-                files.finish(result.as_dict())
+                files.write_result(result.as_dict())
             finally:
                 if tracker:
                     tracker.finish(result.status)
     return result.as_dict()
 
 
-def _start_tracker(config, name, parent, progress) -> tracking.Tracker:
+def _start_tracker(config, name, files, sweep, progress) -> tracking.Tracker:
+    if sweep is None:
+        return tracking.start(config, name, parent=None)
     try:
-        return tracking.start(config, name, parent)
+        known = json.loads((files.path / RESULT).read_text()).get("mlflow_run_id")
+        return tracking.start(config, name, sweep.parent, known)
     except UserError as error:
-        if parent is None:
-            raise
         progress.say(f"{name}: runs without the tracker: {error}")  # a sweep does not end because a server restarts
         return tracking.NoTracker()
 
 
-def _train(config, dataset, model, result, files, tracker, progress) -> None:
+def _train(config, dataset, model, result, files, tracker, progress, pruner) -> None:
     evaluate = evaluation.Evaluator(model, dataset, environment.threads(config.runtime))
-    process = federated.build(config, model)
-    with runtime.start(config.runtime, process) as running:
-        for number in range(1, config.rounds + 1):
+    with runtime.start(config, model) as running:
+        rows = _restore(files, running)
+        for row in rows:
+            result.take(row)
+            tracker.log_round(row)
+        if result.rounds:
+            progress.go_on(result.rounds)
+        for number in range(result.rounds + 1, config.rounds + 1):
             started = time.monotonic()
             clients = cohort.sample(dataset, config.clients_per_round, config.seed, number)
             outcome = running.round(clients)
-            result.uplink_bits += outcome.uplink_bits
-            result.downlink_bits += outcome.downlink
+            uplink_bits = result.uplink_bits + outcome.uplink_bits
+            downlink_bits = result.downlink_bits + outcome.downlink
 
             evaluated = None
             if number % config.evaluate_every == 0 or number == config.rounds:
@@ -137,20 +173,34 @@ def _train(config, dataset, model, result, files, tracker, progress) -> None:
                 train_accuracy=outcome.accuracy,
                 test_loss=evaluated and evaluated.loss,
                 test_accuracy=evaluated and evaluated.accuracy,
-                uplink_bits=result.uplink_bits,
-                downlink_bits=result.downlink_bits,
-                total_bits=result.uplink_bits + result.downlink_bits,
+                uplink_bits=uplink_bits,
+                downlink_bits=downlink_bits,
+                total_bits=uplink_bits + downlink_bits,
                 seconds=time.monotonic() - started,
             )
             files.log_round(row)
             tracker.log_round(row)
-            result.rounds = number
-            if evaluated:
-                result.evaluation, result.evaluated_round = evaluated, number
+            result.take(row)
+            rows.append(row)
             if not (
                 math.isfinite(outcome.loss) and outcome.finite and (not evaluated or math.isfinite(evaluated.loss))
             ):
                 raise _Diverged(f"round {number}: the loss or the mean update is no finite number; lower the rates")
             if evaluated or progress.live:
-                accuracy = result.evaluation and result.evaluation.accuracy
-                progress.advance(number, accuracy, result.uplink_bits, result.downlink_bits)
+                progress.advance(number, result.test_accuracy, uplink_bits, downlink_bits)
+            if evaluated and pruner and number < config.rounds:
+                pruner.check(rows)
+            if config.checkpoint_every and number % config.checkpoint_every == 0 and number < config.rounds:
+                files.sync()  # first the rounds, then the state that has seen them
+                checkpoint.write(files.checkpoint, number, running.state())
+
+
+def _restore(files: RunFolder, running: runtime.Runtime) -> list[RoundRow]:
+    """Takes the runtime to the last checkpoint of the run's folder; the rounds up to there, the only ones kept."""
+    rows, saved = files.rows(), checkpoint.read(files.checkpoint)
+    if saved is None or len(rows) < saved.round:
+        files.keep([])
+        return []
+    running.restore(saved.state)
+    files.keep(rows[: saved.round])
+    return rows[: saved.round]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_file_of_every_group_composes(config, group, choice):
-    checked = getattr(config(f"{group}={choice}"), group)
+    checked = functools.reduce(getattr, group.split("/"), config(f"{group}={choice}"))
     assert checked.name == choice
     assert isinstance(checked, schema.GROUPS[group][choice])
 
@@ -57,11 +58,21 @@ def test_downlink_same_is_the_uplinks_encoder_with_its_settings(config):
         ("dataset.clients=0", "dataset.clients"),
         ("dataset.test_fraction=1", "dataset.test_fraction"),
         ("runtime.threads=0", "runtime.threads"),
-        ("replicates=2", "replicates"),
-        ("checkpoint_every=5", "checkpoint_every"),
-        ("sweep.n_trials=2", "sweep.n_trials"),
-        ("sweep.max_workers=2", "sweep.max_workers"),
-        ("sweep.resume=latest", "sweep.resume"),
+        ("replicates=0", "replicates"),
+        ("checkpoint_every=0", "checkpoint_every"),
+        ("+sweep.workers=2", "sweep.workers"),
+        ("sweep.n_trials=0", "sweep.n_trials"),
+        ("sweep.max_workers=0", "sweep.max_workers"),
+        ("sweep.in_flight=0", "sweep.in_flight"),
+        ("sweep.retries=-1", "sweep.retries"),
+        ("sweep.objectives=[]", "sweep.objectives"),
+        ("sweep.objectives=[maximize luck]", "sweep.objectives"),
+        ("sweep.objectives=[test_accuracy]", "sweep.objectives"),
+        ("sweep.objectives=[maximize test_loss,minimize test_loss]", "sweep.objectives"),
+        ("sweep.bit_budget=3 apples", "sweep.bit_budget"),
+        ("sweep.bit_budget=0", "sweep.bit_budget"),
+        ("sweep.sampler.n_startup_trials=0", "sweep.sampler.n_startup_trials"),
+        ("+sweep.sampler.luck=1", "sweep.sampler.luck"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override, key):
@@ -77,6 +88,10 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override,
         ("optimizer=fedavgm", "optimizer.momentum=1"),
         ("optimizer=fedadam", "optimizer.epsilon=0"),
         ("downlink=uniform", "downlink.bits=0"),
+        ("sweep/sampler=nsga2", "sweep.sampler.population_size=1"),
+        ("sweep/pruner=dominance", "sweep.pruner.margin=1"),
+        ("sweep/pruner=dominance", "sweep.pruner.patience=0"),
+        ("sweep/pruner=dominance", "sweep.pruner.min_rounds=0"),
     ],
 )
 def test_keys_that_only_some_choices_have_are_checked_too(config, overrides):

@@ -7,6 +7,7 @@ partition of Federated EMNIST; pixels are 0 = background (TFF's EMNIST has 1.0 =
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,11 @@ _MNIST = _Names(
 
 def load(config: WriterData) -> FederatedDataset:
     """Training digits by writer; the test set holds no digit of a training writer."""
-    folder, names = _find(config)
+    return _load(config.name, *_find(config))
+
+
+@functools.lru_cache(maxsize=1)  # for the next run in this process
+def _load(name: str, folder: Path, names: _Names) -> FederatedDataset:
     images, labels = _read(folder, names.train_images, names.train_labels)
     test_images, test_labels = _read(folder, names.test_images, names.test_labels)
 
@@ -63,7 +68,7 @@ def load(config: WriterData) -> FederatedDataset:
     if not unseen.any():
         raise UserError(f"{folder / names.test_labels}: every test digit is by a training writer; none can be used")
     return FederatedDataset(
-        name=config.name,
+        name=name,
         spec=SPEC,
         client_ids=tuple(int(writer) for writer in writers),
         members=tuple(members),

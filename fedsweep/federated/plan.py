@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -15,6 +16,7 @@ from tensorflow_model_optimization.python.core.internal import tensor_encoding a
 
 from fedsweep import encoders, schema
 from fedsweep.models import Model
+from fedsweep.models.functional import WeightSpec
 
 # What a client sends beside its update (federated.client_work, federated.uplink), float32 each.
 WEIGHT_BITS = 32  # its number of examples
@@ -64,6 +66,12 @@ class Plan:
     def float32_downlink_bits(self) -> int:
         return sum(t.float32_bits for t in self.downlink)
 
+    def bits_of_run(self, config: schema.Config) -> tuple[int, int, int]:
+        """What all clients and rounds of the configuration's run send: uplink, downlink, total."""
+        messages = config.clients_per_round * config.rounds
+        up, down = self.uplink_bits * messages, self.downlink_bits * messages
+        return up, down, up + down
+
     def as_dict(self) -> dict:
         """For result.json."""
         return {
@@ -79,26 +87,44 @@ class Plan:
 def of(config: schema.Config, model: Model) -> Plan:
     """The plan of a checked configuration for its model."""
     up, down = encoders.build(config.encoder), encoders.build(config.downlink_encoder)
-    return Plan(
-        uplink=tuple(_uplink(weight.name, weight.shape, *up(weight.spec)) for weight in model.weights),
-        downlink=tuple(_downlink(weight.name, weight.shape, *down(weight.spec)) for weight in model.weights),
-    )
+
+    def uplink(weight: WeightSpec) -> TensorPlan:
+        label, encoder = up(weight.spec)
+        return TensorPlan(weight.name, weight.shape, label, *_sent(_uplink, label, weight.shape, encoder))
+
+    def downlink(weight: WeightSpec) -> TensorPlan:
+        label, encoder = down(weight.spec)
+        return TensorPlan(weight.name, weight.shape, label, *_sent(_downlink, label, weight.shape, encoder))
+
+    return Plan(tuple(map(uplink, model.weights)), tuple(map(downlink, model.weights)))
 
 
-def _uplink(tensor: str, shape: tuple[int, ...], label: str, encoder: te.core.Encoder) -> TensorPlan:
+_known: dict[tuple, tuple[int, ...]] = {}
+
+
+def _sent(measure: Callable[..., tuple[int, ...]], label: str, shape: tuple[int, ...], encoder) -> tuple[int, ...]:
+    """Measured once for equal labels, which stand for equal encoders: tracing a quantizer takes 0.1 s."""
+    key = (measure, label, shape)
+    if key not in _known:
+        _known[key] = measure(shape, encoder)
+    return _known[key]
+
+
+def _uplink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int]:
+    """(bits that a client sends, bits of the parameters that the server sends along)"""
     with tf.Graph().as_default():  # shapes only, no arithmetic
         gather = te.encoders.as_gather_encoder(encoder, tf.TensorSpec(shape, tf.float32))
         encode_params, before_params, _ = gather.get_params(gather.initial_state())
         encoded, state_update = gather.encode(tf.zeros(shape), encode_params)
         sent = _bits((encoded, before_params, state_update))
-        return TensorPlan(tensor, shape, label, sent, _bits((encode_params, before_params)))
+        return sent, _bits((encode_params, before_params))
 
 
-def _downlink(tensor: str, shape: tuple[int, ...], label: str, encoder: te.core.Encoder) -> TensorPlan:
+def _downlink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int]:
     with tf.Graph().as_default():
         simple = te.encoders.as_simple_encoder(encoder, tf.TensorSpec(shape, tf.float32))
         encoded, _ = simple.encode(tf.zeros(shape), simple.initial_state())
-        return TensorPlan(tensor, shape, label, _bits(encoded))
+        return (_bits(encoded),)
 
 
 def _bits(structure) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Sequence
+
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -35,3 +39,24 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
         aggregation.create(sent_by_client.update, sent_by_client.update_weight),
         tff.learning.templates.build_apply_optimizer_finalizer(optimizers.server(config.optimizer), weights_type),
     )
+
+
+def graph_key(config: schema.Config, model: Model) -> str:
+    """What the graphs of `build(config, model)` depend on. Not the seed: it is in the initial state alone."""
+    groups = (config.encoder, config.downlink_encoder, config.optimizer)
+    inputs = [dataclasses.asdict(group) for group in groups]
+    inputs += [model.name, model.image_shape, [weight.shape for weight in model.weights]]
+    return json.dumps([*inputs, config.client_epochs, config.client_batch_size])
+
+
+def seeded(
+    state: Sequence[tf.Tensor], paths: Sequence[tuple[str | None, ...]], seed: int, model: Model
+) -> list[tf.Tensor]:
+    """The initial state of an equal process with another seed.
+
+    A state begins with the model's weights; the streams of noise in it are leaves called `seed`, int32 [2], whose first
+    word is the run's seed (`uplink`, `downlink`).
+    """
+    weights = [tf.constant(tensor) for tensor in model.initial_weights(seed)]
+    rest = zip(state[len(weights) :], paths[len(weights) :], strict=True)
+    return weights + [tf.stack([seed, leaf[1]]) if path[-1] == "seed" else leaf for leaf, path in rest]

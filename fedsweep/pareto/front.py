@@ -1,23 +1,22 @@
-"""The Pareto front of accuracy against bits."""
+"""The Pareto front."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def on_front(accuracy: np.ndarray, bits: np.ndarray) -> np.ndarray:
+def on_front(costs: np.ndarray) -> np.ndarray:
     """Which points no other point dominates.
 
-    A point is dominated if another is at least as accurate with at most as many bits, and better in one of the two.
-    Equal points are on the front together.
+    A point is dominated if another is nowhere worse, and better in at least one cost. Equal points are on the front
+    together.
 
     Args:
-      accuracy: [n], more is better.
-      bits: [n], fewer is better.
+      costs: [n, k], less is better in each of the k.
 
     Returns:
       bool [n].
     """
-    as_good = (accuracy[None, :] >= accuracy[:, None]) & (bits[None, :] <= bits[:, None])
-    better = (accuracy[None, :] > accuracy[:, None]) | (bits[None, :] < bits[:, None])
+    as_good = (costs[None, :, :] <= costs[:, None, :]).all(axis=2)
+    better = (costs[None, :, :] < costs[:, None, :]).any(axis=2)
     return ~(as_good & better).any(axis=1)

@@ -1,23 +1,35 @@
 """Runtimes: they execute a TFF learning process round by round and say what crossed the wire.
 
-`start(config.runtime, process)` gives one of two that share an interface (`Runtime`): in this process through the
-MapReduceForm, or in TFF's own executor.
+`start(config, model)` gives one of two that share an interface (`Runtime`): in this process through the MapReduceForm,
+or in TFF's own executor.
 """
 
 from __future__ import annotations
 
-from fedsweep import environment, schema
+from fedsweep import environment, federated, schema
+from fedsweep.models import Model
 from fedsweep.runtime.base import RoundOutcome, Runtime
 
 __all__ = ["RoundOutcome", "Runtime", "start"]
 
+# Compiled processes by what they depend on, for the next run in this process: compiling takes seconds. Few, because a
+# process that runs trial after trial meets an equal one soon (the next replicate) or never.
+_KEPT = 2
+_compiled: dict[str, object] = {}
 
-def start(config: schema.MapReduceRuntime | schema.TffRuntime, process) -> Runtime:
+
+def start(config: schema.Config, model: Model) -> Runtime:
     """The runtime that the configuration names, with the process compiled and its initial state made."""
-    if isinstance(config, schema.TffRuntime):
+    if isinstance(config.runtime, schema.TffRuntime):
         from fedsweep.runtime.tff_executor import TffRuntime
 
-        return TffRuntime(process)
-    from fedsweep.runtime.map_reduce import MapReduceRuntime
+        return TffRuntime(federated.build(config, model))
+    from fedsweep.runtime.map_reduce import CompiledProcess, MapReduceRuntime
 
-    return MapReduceRuntime(process, environment.threads(config))
+    key = federated.graph_key(config, model)
+    process = _compiled.pop(key, None) or CompiledProcess(federated.build(config, model))
+    while len(_compiled) >= _KEPT:
+        del _compiled[next(iter(_compiled))]  # the one used longest ago
+    _compiled[key] = process
+    state = federated.seeded(process.initial_state, process.state_paths, config.seed, model)
+    return MapReduceRuntime(process, state, environment.threads(config.runtime))

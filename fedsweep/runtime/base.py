@@ -39,6 +39,14 @@ class Runtime(abc.ABC):
         """The server's model weights, in the model's order."""
 
     @abc.abstractmethod
+    def state(self) -> list[np.ndarray]:
+        """The whole state between two rounds: what `restore` needs to go on from here, number for number."""
+
+    @abc.abstractmethod
+    def restore(self, state: Sequence[np.ndarray]) -> None:
+        """Goes on from what `state` gave, in a runtime of the same process."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Ends threads and processes of this runtime; may be called twice."""
 

@@ -21,31 +21,39 @@ from fedsweep.runtime.base import RoundOutcome, Runtime, as_sequence, outcome
 from fedsweep.runtime.graphs import as_function
 
 
+class CompiledProcess:
+    """A process as TensorFlow functions. It holds no state, so runs that differ in their seed alone can share it."""
+
+    def __init__(self, process: tff.learning.templates.LearningProcess):
+        form = tff.backends.mapreduce.get_map_reduce_form_for_computation(process.next)
+        initialize = tff.backends.mapreduce.get_state_initialization_computation(process.initialize)
+        self.prepare, self.work = as_function(form.prepare), as_function(form.work)
+        self.zero, self.accumulate = as_function(form.zero), as_function(form.accumulate)
+        self.report, self.update = as_function(form.report), as_function(form.update)
+        self.kinds = wire.kinds_of_uplink(form.work.type_signature.result)
+        self.metric_names = [path[-1] for path in types.paths(form.update.type_signature.result[1])]
+        self.initial_state = as_function(initialize)()
+        self.state_paths = types.paths(initialize.type_signature.result)
+        self.weights = len(process.get_model_weights.type_signature.result.trainable)  # a state begins with them
+
+
 class MapReduceRuntime(Runtime):
     """Clients of a round train side by side in `threads` threads; their updates are summed in the cohort's order."""
 
-    def __init__(self, process: tff.learning.templates.LearningProcess, threads: int):
-        form = tff.backends.mapreduce.get_map_reduce_form_for_computation(process.next)
-        initialize = tff.backends.mapreduce.get_state_initialization_computation(process.initialize)
-        self._prepare, self._work = as_function(form.prepare), as_function(form.work)
-        self._zero, self._accumulate = as_function(form.zero), as_function(form.accumulate)
-        self._report, self._update = as_function(form.report), as_function(form.update)
-        self._kinds = wire.kinds_of_uplink(form.work.type_signature.result)
-        self._metric_names = [path[-1] for path in types.paths(form.update.type_signature.result[1])]
-        self._state = as_function(initialize)()
-        self._weights = len(process.get_model_weights.type_signature.result.trainable)
-        self._threads = threads
+    def __init__(self, process: CompiledProcess, state: Sequence[tf.Tensor], threads: int):
+        self._process, self._state, self._threads = process, list(state), threads
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="client")
 
     def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
-        broadcast = self._prepare(*self._state)
-        total, uplink = self._zero(), collections.Counter()
+        process = self._process
+        broadcast = process.prepare(*self._state)
+        total, uplink = process.zero(), collections.Counter()
         for update in self._work_of(clients, broadcast):
-            uplink.update(wire.by_kind(self._kinds, wire.bits_of_tensors(update)))
-            total = self._accumulate(*total, *update)
-        outputs = self._update(*self._state, *self._report(*total))
+            uplink.update(wire.by_kind(process.kinds, wire.bits_of_tensors(update)))
+            total = process.accumulate(*total, *update)
+        outputs = process.update(*self._state, *process.report(*total))
         self._state = outputs[: len(self._state)]
-        metrics = dict(zip(self._metric_names, outputs[len(self._state) :], strict=True))
+        metrics = dict(zip(process.metric_names, outputs[len(self._state) :], strict=True))
         downlink = sum(wire.bits_of_tensors(broadcast)) * len(clients)
         return outcome(metrics, dict(uplink), downlink)
 
@@ -53,7 +61,7 @@ class MapReduceRuntime(Runtime):
         """What each client sends, in order. One update a thread waits at most: memory does not grow with clients."""
 
         def work(client: ClientData) -> Sequence[tf.Tensor]:
-            return self._work(tf.data.experimental.to_variant(as_sequence(client)), *broadcast)
+            return self._process.work(tf.data.experimental.to_variant(as_sequence(client)), *broadcast)
 
         running: collections.deque[concurrent.futures.Future] = collections.deque()
         for client in clients:
@@ -64,7 +72,13 @@ class MapReduceRuntime(Runtime):
             yield running.popleft().result()
 
     def weights(self) -> list[np.ndarray]:
-        return [tensor.numpy() for tensor in self._state[: self._weights]]  # a state begins with the model's weights
+        return [tensor.numpy() for tensor in self._state[: self._process.weights]]
+
+    def state(self) -> list[np.ndarray]:
+        return [tensor.numpy() for tensor in self._state]
+
+    def restore(self, state: Sequence[np.ndarray]) -> None:
+        self._state = [tf.constant(array) for array in state]
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import psutil
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsweep.federated.cohort import ClientData
@@ -53,6 +54,12 @@ class TffRuntime(Runtime):
 
     def weights(self) -> list[np.ndarray]:
         return [np.asarray(tensor) for tensor in self._state.global_model_weights.trainable]
+
+    def state(self) -> list[np.ndarray]:
+        return [np.asarray(tensor) for tensor in tf.nest.flatten(self._state)]
+
+    def restore(self, state: Sequence[np.ndarray]) -> None:
+        self._state = tf.nest.pack_sequence_as(self._state, list(state))
 
     def close(self) -> None:
         # TFF ends its worker when the executor that holds it is collected; what survives that is ended by its id.

@@ -1,7 +1,4 @@
-"""Sweeps: their record on disk (sweep.yaml, trials.csv), their parent run, and the table at the end."""
+"""Sweeps: the space (`space`), its trials in order (`engine`, `study`), who runs them (`workers`), files (`record`).
 
-from fedsweep.sweep.record import Record, record_failure, write_trials
-from fedsweep.sweep.session import on_record
-from fedsweep.sweep.table import Row, show
-
-__all__ = ["Record", "Row", "on_record", "record_failure", "show", "write_trials"]
+`session.run` is a sweep from start to end; `job` is what a process does with one run.
+"""

@@ -1,7 +1,6 @@
-"""A sweep on disk: sweep.yaml says what it is, trials.csv what became of its trials.
+"""A sweep on disk: sweep.yaml says what it is, its numbered folders hold the runs, trials.csv what became of them.
 
-Both can be read by any process at any time: they are written by rename. The trials' own folders are the source of
-trials.csv, so it can always be made anew.
+Both files can be read by any process at any time: they are written by rename.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,92 +18,144 @@ import yaml
 
 from fedsweep.environment import masked
 from fedsweep.errors import UserError
+from fedsweep.files import write_atomically, write_json
 from fedsweep.pareto.front import on_front
-from fedsweep.tracking.run_folder import RESULT, write_atomically, write_json
+from fedsweep.sweep.space import Point
+from fedsweep.tracking.run_folder import RESULT, UNFINISHED
 
 _RESULT_COLUMNS = ("test_accuracy", "uplink_bits", "downlink_bits", "total_bits")
-SWEEP = "sweep.yaml"
-OBJECTIVES = {"test_accuracy": "maximize", "total_bits": "minimize"}
+SWEEP, TRIALS = "sweep.yaml", "trials.csv"
 
 
 @dataclass(frozen=True)
 class Record:
     """sweep.yaml."""
 
-    space: dict[str, list[str]]  # values of each swept key, in the order of the command line
-    points: list[dict[str, str]]  # the swept values of each trial; a trial's number is its index
+    space: dict[str, list[str] | str]  # each swept key with its values, or with what they lie between
+    points: list[Point] | None  # of an enumerated space, in the order of the trials; None: a sampler draws them
+    n_trials: int
+    replicates: int
     objectives: dict[str, str]
-    fingerprint: str  # of the configurations of all points
+    sampling: dict  # the sampler, the pruner, and what else the trials depend on
+    config: dict  # of the first point; what a resumed sweep is compared with
+    fingerprint: str  # of the configurations of all points (of a sampled space, of its probes)
     mlflow_run_id: str | None  # the parent run
-
-    def as_yaml(self) -> str:
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / SWEEP, self.as_yaml())
 
+    def as_yaml(self) -> str:
+        return yaml.dump(dataclasses.asdict(self), Dumper=yaml.CSafeDumper, sort_keys=False)
+
     @classmethod
     def read(cls, folder: Path) -> Record:
         path = folder / SWEEP
-        if not path.exists():
-            raise UserError(f"{path}: is not there; sweeps need hydra/sweeper=fedsweep, the default")
-        return cls(**yaml.safe_load(path.read_text()))
+        try:
+            return cls(**yaml.load(path.read_text(), Loader=yaml.CSafeLoader))
+        except FileNotFoundError:
+            raise UserError(f"{path}: is not there; sweeps need hydra/sweeper=fedsweep, the default") from None
+        except (TypeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{path}: is no sweep of this version of fedsweep ({str(error).splitlines()[0]})"
+            ) from error
 
-    def title(self, trial: int) -> str:
-        """What people see of a trial: its number and its swept values."""
-        return " ".join([f"trial {trial}", *(f"{key}={value}" for key, value in self.points[trial].items())])
-
-
-def results(folder: Path, record: Record) -> dict[int, dict]:
-    """result.json of every trial that has one, by trial number."""
-    found = {}
-    for trial in range(len(record.points)):
-        path = folder / str(trial) / RESULT
-        if path.exists():
-            found[trial] = _read(path)
-    return found
+    def run_folder(self, trial: int, replicate: int) -> str:
+        """Where a run lies in the sweep's folder: 3, or 3/1 if trials are repeated."""
+        return str(trial) if self.replicates == 1 else f"{trial}/{replicate}"
 
 
-def _read(path: Path) -> dict:
-    """A result.json; an empty one (claimed, then the disk was full, say) is of a run that has only begun."""
+def read_result(folder: Path) -> dict | None:
+    """The folder's result.json; an empty one (claimed, then the disk was full, say) is of a run that has only begun."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
     text = path.read_text()
     return json.loads(text) if text else {"status": "running"}
 
 
-def record_failure(folder: Path, error: Exception) -> dict:
-    """Makes sure that a failed trial's folder says so, whether or not the trial came far enough to say it itself."""
-    path = folder / RESULT
-    result = _read(path) if path.exists() else {}
-    result.update(status="failed", error=masked(f"{type(error).__name__}: {error}".splitlines()[0]))
-    write_json(path, result)
+def record_failure(folder: Path, error: str, status: str = "failed") -> dict:
+    """Makes sure that a run's folder says how it ended, however far it came."""
+    result = (read_result(folder) or {}) | {"status": status, "error": masked(error)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RESULT, result)
     return result
 
 
-def write_trials(folder: Path, record: Record) -> None:
-    """trials.csv: a row for every trial that has begun."""
-    found = results(folder, record)
-    finished = [trial for trial, result in found.items() if result["status"] == "complete"]
-    front = on_front(
-        np.array([found[trial]["test_accuracy"] for trial in finished]),
-        np.array([found[trial]["total_bits"] for trial in finished]),
-    )
-    best = {trial for trial, on in zip(finished, front, strict=True) if on}
+@dataclass
+class Trial:
+    """A point of the space and what became of it."""
 
-    text = io.StringIO()
-    columns = ("trial", "replicate", "status", *record.space, *_RESULT_COLUMNS, "on_front", "mlflow_run_id", "error")
-    rows = csv.DictWriter(text, columns)
-    rows.writeheader()
-    for trial, result in found.items():
-        rows.writerow(
-            {
-                "trial": trial,
-                "replicate": 0,
-                "status": result["status"],
-                **record.points[trial],
-                **{column: result.get(column) for column in _RESULT_COLUMNS},
-                "on_front": trial in best,
-                "mlflow_run_id": result.get("mlflow_run_id"),
-                "error": result.get("error"),
-            }
+    number: int
+    point: Point
+    replicates: int = 1
+    results: dict[int, dict] = dataclasses.field(default_factory=dict)  # result.json of each replicate that has one
+    twin: Trial | None = None  # the earlier trial that this one is a duplicate of
+
+    @property
+    def title(self) -> str:
+        return " ".join([f"trial {self.number}", *(f"{key}={value}" for key, value in self.point.items())])
+
+    @property
+    def finished(self) -> bool:
+        if self.twin:
+            return self.twin.finished
+        return len(self.results) == self.replicates and all(
+            result["status"] not in UNFINISHED for result in self.results.values()
         )
-    write_atomically(folder / "trials.csv", text.getvalue())
+
+    @property
+    def status(self) -> str:
+        """`complete` if all replicates are; else the first of the others' statuses."""
+        statuses = [self.results[k]["status"] for k in sorted(self.results)]
+        return next((status for status in statuses if status != "complete"), "complete")
+
+    @property
+    def error(self) -> str | None:
+        """What the first replicate that did not complete says."""
+        return next((row["error"] for row in self.rows() if row.get("error")), None)
+
+    def rows(self) -> list[dict]:
+        """The results of the replicates in order; a duplicate has its twin's."""
+        if self.twin:
+            return [as_duplicate(result, self.twin.number) for result in self.twin.rows()] if self.finished else []
+        return [{"replicate": k, **self.results[k]} for k in sorted(self.results)]
+
+    def objectives(self, metrics: Iterable[str]) -> list[float] | None:
+        """Means over the replicates; None unless every replicate is complete and every metric a number."""
+        if self.twin:
+            return self.twin.objectives(metrics)
+        if not self.finished or self.status != "complete":
+            return None
+        values = [[result.get(metric) for result in self.results.values()] for metric in metrics]
+        if any(value is None for replicates in values for value in replicates):
+            return None
+        return [float(np.mean(replicates)) for replicates in values]
+
+
+def as_duplicate(result: Mapping, original: int) -> dict:
+    """The result of a trial whose plan is that of an earlier one: its values, at no cost."""
+    ended = "" if result["status"] == "complete" else f", which is {result['status']}"
+    return {**result, "status": "duplicate", "error": f"same plan as trial {original}{ended}"}
+
+
+def front(trials: Sequence[Trial], objectives: Mapping[str, str]) -> set[int]:
+    """The numbers of the trials that no other dominates, by the means over their replicates."""
+    values = {trial.number: found for trial in trials if (found := trial.objectives(objectives)) is not None}
+    if not values:
+        return set()
+    signs = np.array([-1 if direction == "maximize" else 1 for direction in objectives.values()])
+    best = on_front(np.array(list(values.values())) * signs)
+    return {number for number, on in zip(values, best, strict=True) if on}
+
+
+def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], objectives: Mapping[str, str]) -> None:
+    """trials.csv: a row for every run that has begun, and for the duplicates of runs that have ended."""
+    best = front(trials, objectives)
+    text = io.StringIO()
+    columns = ("trial", "replicate", "status", *keys, *_RESULT_COLUMNS, "on_front", "mlflow_run_id", "error")
+    table = csv.DictWriter(text, columns, extrasaction="ignore")
+    table.writeheader()
+    for trial in trials:
+        for row in trial.rows():
+            table.writerow({**row, "trial": trial.number, **trial.point, "on_front": trial.number in best})
+    write_atomically(folder / TRIALS, text.getvalue())

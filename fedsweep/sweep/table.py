@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from fedsweep.sweep.engine import Engine
+from fedsweep.sweep.record import Trial
 from fedsweep.units import format_bits
 
 
@@ -18,6 +20,48 @@ class Row:
 
     labels: dict[str, str]
     result: dict
+
+
+def show_trials(trials: Sequence[Trial]) -> None:
+    """A row a trial, means over its replicates."""
+    rows = []
+    for trial in trials:
+        runs = trial.rows()
+        if runs:
+            result = {"status": (runs[0] if trial.twin else {"status": trial.status})["status"]}
+            for key in ("test_accuracy", "uplink_bits", "downlink_bits", "uplink_ratio", "downlink_ratio"):
+                values = [run[key] for run in runs if run.get(key) is not None]
+                result[key] = sum(values) / len(values) if values else None
+            rows.append(Row({"trial": str(trial.number), **trial.point}, result))
+    if rows:
+        show(rows)
+
+
+def show_plans(engine: Engine) -> None:
+    """A dry run: what each trial would send, and which are duplicates."""
+    table = Table()
+    for column in ("trial", *engine.record.space, "uplink", "downlink", "total", ""):
+        table.add_column(column, justify="right" if column in ("uplink", "downlink", "total") else "left")
+    for trial in engine.trials:
+        plan, note = engine.plans.get(trial.number), trial.error or ""
+        if trial.twin:
+            note = f"duplicate of trial {trial.twin.number}"
+        bits = [format_bits(bits) for bits in plan] if plan else [""] * 3
+        table.add_row(str(trial.number), *trial.point.values(), *bits, note)
+    console = _console()
+    console.print(table)
+    record = engine.record
+    left = record.n_trials - len(engine.trials)
+    trained = sum(1 for trial in engine.trials if not trial.twin and not trial.results)
+    console.print(
+        f"{trained} of {len(engine.trials)} trials would be trained, {record.replicates} runs each", highlight=False
+    )
+    if left:
+        console.print(f"{left} more would be drawn when these have ended", highlight=False)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -37,7 +81,7 @@ def show(rows: Sequence[Row]) -> None:
             *_bits(result, "uplink"),
             *_bits(result, "downlink"),
         )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    _console().print(table)
 
 
 def _bits(result: dict, direction: str) -> tuple[str, str]:

@@ -19,10 +19,14 @@ def check(config: schema.Config) -> None:
         mlflow_store.connect(config.tracker)
 
 
-def start(config: schema.Config, name: str, parent: str | None) -> Tracker:
-    """The tracker that the configuration names; `parent` is the tracker's run of the sweep this run belongs to."""
+def start(config: schema.Config, name: str, parent: str | None, run_id: str | None = None) -> Tracker:
+    """The tracker that the configuration names.
+
+    `parent` is the tracker's run of the sweep that this run belongs to. `run_id` is the tracker's run of this run, if
+    that was cut off and goes on: rounds that it knows already are not logged again.
+    """
     if isinstance(config.tracker, schema.CsvTracker):
         return NoTracker()
     from fedsweep.tracking.mlflow_store import MlflowTracker
 
-    return MlflowTracker(config, name, parent)
+    return MlflowTracker(config, name, parent, run_id)

@@ -111,20 +111,37 @@ def _few_retries() -> Iterator[None]:
 class MlflowTracker(Tracker):
     """One run. Parameters: the flattened configuration. Metrics at step = round; bits are cumulative."""
 
-    def __init__(self, config: schema.Config, name: str, parent: str | None):
+    def __init__(self, config: schema.Config, name: str, parent: str | None, run_id: str | None = None):
         self._client, experiment = connect(config.tracker)
+        self._waiting: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._logged = 0  # the last round that the store knows
+        if run_id and self._reopen(run_id, config.tracker):
+            return
         tags = {"fedsweep.encoder": config.encoder.name, "fedsweep.dataset": config.dataset.name}
         if parent:
             tags["mlflow.parentRunId"] = parent
-        params = [Param(key, masked(str(value))) for key, value in _flat(dataclasses.asdict(config))]
+        settings = dataclasses.asdict(config)
+        del settings["sweep"]  # the parent's
+        params = [Param(key, masked(str(value))) for key, value in _flat(settings)]
         with _refusing(config.tracker):
             self.run_id = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
             for first in range(0, len(params), _PARAMS_A_BATCH):
                 self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
-        self._waiting: list[Metric] = []
-        self._flushed = time.monotonic()
+
+    def _reopen(self, run_id: str, config: schema.MlflowTracker) -> bool:
+        """Goes on with a run that was cut off; False if somebody deleted it."""
+        with _refusing(config):
+            if not _reopened(self._client, run_id):
+                return False
+            # bits/total comes last in a round, and a batch is written whole or not at all
+            self._logged = max((m.step for m in self._client.get_metric_history(run_id, "bits/total")), default=0)
+        self.run_id = run_id
+        return True
 
     def log_round(self, row: RoundRow) -> None:
+        if row.round <= self._logged:
+            return
         values = {
             "train/loss": row.train_loss,
             "train/accuracy": row.train_accuracy,
@@ -155,11 +172,27 @@ class MlflowTracker(Tracker):
         self._flushed = time.monotonic() + (_PAUSE_SECONDS if self._waiting else 0)
 
 
-def start_parent(config: schema.MlflowTracker, name: str) -> tuple[mlflow.MlflowClient, str]:
-    """The run that a sweep's trials are children of: (client, run id). `end` closes it."""
+def start_parent(config: schema.MlflowTracker, name: str, run_id: str | None) -> tuple[mlflow.MlflowClient, str]:
+    """The run that a sweep's trials are children of: (client, run id); `run_id` again if it is there.
+
+    `end` closes it.
+    """
     client, experiment = connect(config)
     with _refusing(config):
+        if run_id and _reopened(client, run_id):
+            return client, run_id
         return client, client.create_run(experiment, run_name=name, tags={"fedsweep.sweep": name}).info.run_id
+
+
+def _reopened(client: mlflow.MlflowClient, run_id: str) -> bool:
+    """Sets a run that was cut off to running again; False if the store has it no longer."""
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except mlflow.MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False
+        raise
+    return True
 
 
 def end(client: mlflow.MlflowClient, run_id: str, status: str) -> None:

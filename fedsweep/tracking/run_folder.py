@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import yaml
 
 from fedsweep import schema
 from fedsweep.environment import masked
-from fedsweep.errors import UserError
+from fedsweep.files import as_json, claim, write_atomically, write_json
 
 RESULT = "result.json"
 FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
+UNFINISHED = ("running", "interrupted")  # a run with any other status is over
 
 
 @dataclass(frozen=True)
@@ -35,56 +36,40 @@ class RoundRow:
     seconds: float  # wall time of the round, evaluation included
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes the file by rename: a reader sees the old content or the new, never half of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+_COLUMNS = [field.name for field in dataclasses.fields(RoundRow)]
 
 
-def write_json(path: Path, content: dict) -> None:
-    """`content` as JSON, by `write_atomically`."""
-    write_atomically(path, _json(content))
+def read_rounds(path: Path) -> list[RoundRow]:
+    """The rows of a rounds.csv. A last line that a power cut left incomplete is no row."""
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    return [_row(cells) for cells in csv.DictReader(io.StringIO(whole))]
 
 
-def _json(content: dict) -> str:
-    """NaN and infinity, which JSON does not have, are refused."""
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
-def claim(path: Path, text: str) -> None:
-    """Writes a new file, for this process alone; what is there already is never written over."""
-    try:
-        with path.open("x") as file:
-            file.write(text)
-    except FileExistsError:
-        raise _taken(path) from None
-
-
-def refuse_used(folder: Path, names: Iterable[str] = FILES) -> None:
-    """Says early, of a run's files or of other names in the folder, what `claim` would say."""
-    for path in (folder / name for name in names):
-        if path.exists():
-            raise _taken(path)
-
-
-def _taken(path: Path) -> UserError:
-    return UserError(f"{path}: is there already; choose another folder (hydra.run.dir, hydra.sweep.dir)")
+def _row(cells: dict[str, str]) -> RoundRow:
+    whole = {"round", "uplink_bits", "downlink_bits", "total_bits"}
+    return RoundRow(
+        **{key: int(cell) if key in whole else float(cell) if cell else None for key, cell in cells.items()}
+    )
 
 
 class RunFolder:
-    """Writes one run's files; a context manager. rounds.csv grows by a whole line at the end of every round."""
+    """Writes one run's files; a context manager. rounds.csv grows by a whole line at the end of every round.
 
-    def __init__(self, folder: Path, config: schema.Config, environment: dict):
+    With `go_on` the folder may hold a run of the same configuration that was cut off; `keep` says what of it counts.
+    """
+
+    def __init__(self, folder: Path, config: schema.Config, environment: dict, go_on: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
-        columns = [field.name for field in dataclasses.fields(RoundRow)]
-        claim(folder / RESULT, _json({"status": "running"}))
-        claim(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
-        claim(folder / "environment.json", _json(environment))
-        claim(folder / "rounds.csv", ",".join(columns) + "\n")
-        self.path = folder
+        self.path, self.checkpoint = folder, folder / "checkpoint.npz"
+        write = write_atomically if go_on else claim
+        if not (go_on and (folder / RESULT).exists()):  # it may know the tracker's run
+            write(folder / RESULT, as_json({"status": "running"}))
+        write(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
+        write(folder / "environment.json", as_json(environment))
+        if not (go_on and (folder / "rounds.csv").exists()):
+            write(folder / "rounds.csv", ",".join(_COLUMNS) + "\n")
         self._file = (folder / "rounds.csv").open("a", newline="")
-        self._rows = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -92,10 +77,27 @@ class RunFolder:
     def __exit__(self, *_) -> None:
         self._file.close()
 
+    def rows(self) -> list[RoundRow]:
+        """The rounds that are there already."""
+        return read_rounds(self.path / "rounds.csv")
+
+    def keep(self, rows: Sequence[RoundRow]) -> None:
+        """Makes these rows, the first of those that are there, the only ones."""
+        self._file.close()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *map(dataclasses.astuple, rows)])
+        write_atomically(self.path / "rounds.csv", text.getvalue())
+        self._file = (self.path / "rounds.csv").open("a", newline="")
+
     def log_round(self, row: RoundRow) -> None:
-        self._rows.writerow(dataclasses.asdict(row))
+        csv.writer(self._file, lineterminator="\n").writerow(dataclasses.astuple(row))
         self._file.flush()
 
-    def finish(self, result: dict) -> None:
-        """The run's last word: result.json."""
+    def sync(self) -> None:
+        """Returns when the rounds so far would survive a power cut."""
+        os.fsync(self._file.fileno())
+
+    def write_result(self, result: dict) -> None:
         write_json(self.path / RESULT, result)
+        if result["status"] not in UNFINISHED:
+            self.checkpoint.unlink(missing_ok=True)

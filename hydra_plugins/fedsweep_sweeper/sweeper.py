@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.fedsweep_sweeper.launcher import FedsweepLocalLauncher
 
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="fedsweep",
-    node={"_target_": f"{__name__}.FedsweepSweeper", "max_batch_size": None, "params": None},
+    node={"_target_": f"{__name__}.FedsweepSweeper", "params": None},
     provider="fedsweep",
 )
 
 
-class FedsweepSweeper(BasicSweeper):
-    """Hydra's basic sweeper with every point checked before the first is run, and the sweep on record."""
+class FedsweepSweeper(Sweeper):
+    """Hands Hydra's parsed line, its way to compose a configuration and its launcher to `fedsweep.sweep.session`."""
 
-    def sweep(self, arguments: list[str]) -> Any:
-        from fedsweep import cli, sweep
-        from fedsweep.errors import UserError
+    def __init__(self, params: Mapping[str, Any] | None):
+        self._params = params or {}
 
-        cli.refuse_chdir(self.config.hydra)
-        place = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
-        if place["subdir"] != "${hydra.job.num}":
-            raise UserError(f"hydra.sweep.subdir={place['subdir']}: must stay ${{hydra.job.num}}, the trial's number")
-        loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        (points,) = self.split_arguments(overrides, max_batch_size=None)
-        if not points:
-            raise UserError(f"{' '.join(arguments)}: the sweep has no point")
-        swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
-        composed = [loader.load_sweep_config(self.config, point) for point in points]
-        composed = [OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]) for config in composed]
-        with sweep.on_record(self.config.hydra.sweep.dir, swept, points, composed):
-            return super().sweep(arguments)
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._loader, self._config = hydra_context.config_loader, config
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from fedsweep import cli
+        from fedsweep.sweep import check, session
+
+        cli.refuse_chdir(self._config.hydra)
+        cli.refuse_subdir(self._config.hydra)
+        params = [f"{key}={value}" for key, value in self._params.items()]
+        overrides = OverridesParser.create(config_loader=self._loader).parse_overrides([*params, *arguments])
+        own = isinstance(self._launcher, FedsweepLocalLauncher)
+        session.run(
+            check.Request(
+                overrides,
+                self._compose,
+                folder=self._config.hydra.sweep.dir,
+                multirun=self._config,
+                launch=None if own else self._launch,
+                batch=1 if isinstance(self._launcher, BasicLauncher) else None,  # it runs one after another anyway
+            )
+        )
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        config = self._loader.load_sweep_config(self._config, list(overrides))
+        return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+    def _launch(self, overrides: Sequence[Sequence[str]]) -> list[str | None]:
+        returned = self._launcher.launch(overrides, initial_job_idx=0)
+        # a return's `return_value` raises what its run raised
+        return [None if one.status == JobStatus.COMPLETED else repr(one._return_value) for one in returned]

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from fedsweep import federated, models, runtime
+from fedsweep import models, runtime
 from fedsweep.datasets import DataSpec
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
@@ -32,7 +32,7 @@ def clients(sizes, spec=SPEC, seed=0):
 
 def start(config, spec=SPEC):
     model = models.build(config.model.name, spec)
-    return model, runtime.start(config.runtime, federated.build(config, model))
+    return model, runtime.start(config, model)
 
 
 @pytest.mark.parametrize(

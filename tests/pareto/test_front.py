@@ -14,8 +14,8 @@ def test_the_front_is_what_comparing_all_pairs_finds():
             )
             for i in range(n)
         ]
-        assert on_front(accuracy, bits).tolist() == brute
+        assert on_front(np.stack([-accuracy, bits], axis=1)).tolist() == brute
 
 
 def test_equal_points_are_on_the_front_together():
-    assert on_front(np.array([0.9, 0.9, 0.8]), np.array([10, 10, 10])).tolist() == [True, True, False]
+    assert on_front(np.array([[-0.9, 10], [-0.9, 10], [-0.8, 10]])).tolist() == [True, True, False]

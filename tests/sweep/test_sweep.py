@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
-from fedsweep import job, schema, sweep, tracking, trial
+from fedsweep import tracking, trial
 from fedsweep.errors import UserError
+from fedsweep.progress import RunProgress
 
 FAST = ["rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000"]
+
+
+def alone(config, folder: Path) -> dict:
+    return trial.run(config, folder, "run", RunProgress("run", config.rounds))
 
 
 def rows(folder: Path) -> list[dict]:
@@ -29,7 +34,8 @@ def test_a_sweep_leaves_the_files_of_the_contract_and_its_runs_in_mlflow(fedswee
     done = fedsweep("-m", *FAST, "encoder.bits=2,4", "encoder=uniform,hadamard", "hydra.sweep.dir=out")
     assert done.returncode == 0, done.stderr
     folder = fedsweep.folder / "out"
-    assert sorted(p.name for p in folder.iterdir()) == ["0", "1", "2", "3", "multirun.yaml", "sweep.yaml", "trials.csv"]
+    names = ["0", "1", "2", "3", "multirun.yaml", "study.journal", "sweep.yaml", "trials.csv"]
+    assert sorted(p.name for p in folder.iterdir()) == names
 
     table = rows(folder)
     assert ",".join(table[0]) == (
@@ -102,92 +108,6 @@ def test_the_folder_names_trials_by_their_number(fedsweep):
     assert [row["trial"] for row in rows(fedsweep.folder / "out")] == ["0"]
 
 
-@pytest.fixture
-def two_trials(config, tmp_path, monkeypatch):
-    """`two_trials(run)`: a sweep over two points in which `run(config, folder, name, parent)` stands for training."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(run):
-        monkeypatch.setattr(trial, "run", run)
-        points = [["encoder.bits=2", "rounds=7"], ["encoder.bits=4", "rounds=7"]]
-        configs = [config(*point) for point in points]
-        monkeypatch.setattr(schema, "check", lambda checked: checked)
-        with sweep.on_record("out", ["encoder.bits"], points, configs):
-            for number, checked in enumerate(configs):
-                job.run_trial(checked, number, f"out/{number}", "out")
-
-    go.folder = tmp_path / "out"
-    return go
-
-
-def finished(accuracy, bits, folder):
-    folder.mkdir(parents=True)
-    result = {"status": "complete", "test_accuracy": accuracy, "uplink_bits": bits, "downlink_bits": 0}
-    result |= {"total_bits": bits, "uplink_ratio": 1.0, "downlink_ratio": 1.0}
-    (folder / "result.json").write_text(json.dumps(result))
-    return result
-
-
-def test_a_sweep_in_which_every_trial_diverges_fails(two_trials):
-    def run(config, folder, name, parent):
-        finished(None, 10, folder)
-        result = {"status": "diverged", "error": "round 1: no finite number", "total_bits": 10}
-        (folder / "result.json").write_text(json.dumps(result))
-        return result
-
-    with pytest.raises(UserError, match="no trial completed; trial 0: diverged, round 1"):
-        two_trials(run)
-    assert parent_status(two_trials.folder) == "FAILED"
-
-
-def parent_status(folder):
-    record = yaml.safe_load((folder / "sweep.yaml").read_text())
-    return store(folder.parent).get_run(record["mlflow_run_id"]).info.status
-
-
-def test_a_failed_trial_is_recorded_the_sweep_goes_on_and_fails_at_the_end(two_trials):
-    def run(config, folder, name, parent):
-        if config.encoder.bits == 2:
-            raise RuntimeError("no luck\nat all")
-        return finished(0.5, 10, folder)
-
-    with pytest.raises(UserError, match="1 of 2 trials failed; trial 0: RuntimeError: no luck"):
-        two_trials(run)
-    first, second = rows(two_trials.folder)
-    assert (first["status"], first["error"], first["on_front"]) == ("failed", "RuntimeError: no luck", "False")
-    assert (second["status"], second["on_front"]) == ("complete", "True")
-    assert "no luck" in (two_trials.folder / "0" / "error.txt").read_text()
-    assert parent_status(two_trials.folder) == "FAILED"
-
-
-def test_trials_csv_holds_what_has_begun_when_ctrl_c_comes(two_trials):
-    def run(config, folder, name, parent):
-        if config.encoder.bits == 4:
-            raise KeyboardInterrupt
-        return finished(0.5, 10, folder)
-
-    with pytest.raises(KeyboardInterrupt):
-        two_trials(run)
-    assert [row["status"] for row in rows(two_trials.folder)] == ["complete"]
-    assert parent_status(two_trials.folder) == "KILLED"
-
-
-def test_the_front_of_trials_csv_leaves_out_what_is_dominated_and_what_did_not_finish(tmp_path):
-    results = [(0.9, 100, "complete"), (0.8, 100, "complete"), (0.7, 10, "complete"), (0.99, 1, "diverged")]
-    record = sweep.Record(
-        space={"seed": list("0123")}, points=[{"seed": str(k)} for k in range(5)], objectives={}, fingerprint="",
-        mlflow_run_id=None,
-    )  # fmt: skip
-    for number, (accuracy, bits, status) in enumerate(results):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        content = {"status": status, "test_accuracy": accuracy, "total_bits": bits}
-        (folder / "result.json").write_text(json.dumps(content))
-    sweep.write_trials(tmp_path, record)
-    assert [row["on_front"] for row in rows(tmp_path)] == ["True", "False", "True", "False"]
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # written by rename, nothing left
-
-
 def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -196,7 +116,7 @@ def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_pa
 
     monkeypatch.setattr(trial, "_train", broken)
     with pytest.raises(ArithmeticError):
-        trial.run(config(*FAST), Path("out"), "run")
+        alone(config(*FAST), Path("out"))
     result = json.loads(Path("out/result.json").read_text())
     assert result["status"] == "failed" and result["error"] == "ArithmeticError: out of luck"
     run = store(tmp_path).get_run(result["mlflow_run_id"])
@@ -218,7 +138,7 @@ def test_a_tracker_that_fails_in_the_middle_costs_no_round(config, tmp_path, mon
     monkeypatch.setattr(
         mlflow.MlflowClient, "set_terminated", lambda *_: (_ for _ in ()).throw(mlflow.MlflowException("locked"))
     )
-    result = trial.run(config(*FAST), Path("out"), "run")
+    result = alone(config(*FAST), Path("out"))
     assert result["status"] == "complete"
     assert len(Path("out/rounds.csv").read_text().splitlines()) == 3
     assert "fedsweep: MLflow: 7 metrics were not delivered" in capfd.readouterr().err
@@ -227,15 +147,17 @@ def test_a_tracker_that_fails_in_the_middle_costs_no_round(config, tmp_path, mon
 def test_a_sweep_goes_on_without_its_tracker_when_that_fails_between_trials(config, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
-    def start(*_):
+    def start(*_, **__):
         raise UserError("tracker.uri=http://127.0.0.1:9: cannot be used")
 
     monkeypatch.setattr(tracking, "start", start)
-    result = trial.run(config(*FAST), Path("in_a_sweep"), "trial 1", parent="0123")
+    result = trial.run(
+        config(*FAST), Path("in_a_sweep"), "trial 1", RunProgress("trial 1", 2), trial.Place(parent="0123")
+    )
     assert result["status"] == "complete" and result["mlflow_run_id"] is None
     assert "trial 1: runs without the tracker: tracker.uri" in capfd.readouterr().out
     with pytest.raises(UserError):
-        trial.run(config(*FAST), Path("alone"), "run")
+        alone(config(*FAST), Path("alone"))
 
 
 def test_a_store_that_cannot_be_written_is_one_line(config, tmp_path, monkeypatch):
@@ -253,9 +175,9 @@ def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, mon
         tracking.check(config("tracker.uri=http://me:secret@127.0.0.1:9"))
     assert "secret" not in str(refused.value) and "127.0.0.1:9" in str(refused.value)
     monkeypatch.setattr("fedsweep.tracking.check", lambda _: None)
-    monkeypatch.setattr("fedsweep.tracking.start", lambda *_: (_ for _ in ()).throw(UserError("stop here")))
+    monkeypatch.setattr("fedsweep.tracking.start", lambda *_, **__: (_ for _ in ()).throw(UserError("stop here")))
     with pytest.raises(UserError, match="stop here"):
-        trial.run(config("tracker.uri=http://me:secret@127.0.0.1:9"), Path("out"), "run")
+        alone(config("tracker.uri=http://me:secret@127.0.0.1:9"), Path("out"))
     written = "".join(path.read_text() for path in Path("out").iterdir())
     assert "secret" not in written and "http://***@127.0.0.1:9" in written
     assert json.loads(Path("out/result.json").read_text())["status"] == "failed"

@@ -1,0 +1,50 @@
+"""Files that are never found half written, and never written over by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedsweep.errors import UserError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes the file by rename: a reader sees the old content or the new, never half of it, even after a power cut."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """`content` as JSON, by `write_atomically`."""
+    write_atomically(path, as_json(content))
+
+
+def as_json(content: dict) -> str:
+    """NaN and infinity, which JSON does not have, are refused."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def claim(path: Path, text: str) -> None:
+    """Writes a new file, for this process alone; what is there already is never written over."""
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise _taken(path) from None
+
+
+def refuse_used(folder: Path, names: Iterable[str]) -> None:
+    """Says early, of files in the folder, what `claim` would say."""
+    for path in (folder / name for name in names):
+        if path.exists():
+            raise _taken(path)
+
+
+def _taken(path: Path) -> UserError:
+    return UserError(f"{path}: is there already; choose another folder (hydra.run.dir, hydra.sweep.dir)")

@@ -1,0 +1,165 @@
+"""What is to be swept, and everything that would stop a trial and can be known before the first one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from fedsweep import schema
+from fedsweep.errors import UserError
+from fedsweep.sweep import space as spaces
+from fedsweep.sweep.record import Record
+from fedsweep.sweep.space import Choices, Dimension, Point, Space
+
+_UNSWEPT = {
+    "tracker": "the trials of a sweep are children of one run",
+    "sweep": "it says how to sweep",
+    "hydra": "it says how to sweep",
+    "runtime.threads": "results do not depend on it",
+    "replicates": "it is part of every trial",
+    "checkpoint_every": "results do not depend on it",
+}
+_MANY = 100  # configurations that take so long to compose that a person should know why
+
+
+@dataclass(frozen=True)
+class Request:
+    """What Hydra hands over."""
+
+    overrides: Sequence[Override]  # of hydra.sweeper.params, then of the command line
+    compose: Callable[[Sequence[str]], DictConfig]  # overrides -> configuration, without Hydra's own part
+    folder: str  # hydra.sweep.dir
+    multirun: DictConfig  # what multirun.yaml holds
+    # A launcher of Hydra's: overrides of runs -> for each what went wrong, or None. None: workers of our own.
+    launch: Callable[[Sequence[Sequence[str]]], Sequence[str | None]] | None
+    batch: int | None  # runs that the launcher takes at once; None: as many as there are
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep that can start. Nothing has been written yet."""
+
+    request: Request
+    space: Space
+    record: Record
+    first: schema.Config  # of the first point
+    configs: dict[tuple[str, ...], schema.Config]  # by the values of the points that were checked
+
+    @property
+    def settings(self) -> schema.Sweep:
+        return self.first.sweep
+
+    def config(self, point: Point) -> schema.Config:
+        """The checked configuration of a point; raises `UserError` for a combination that makes no sense."""
+        known = self.configs.get(tuple(point.values()))
+        return known or schema.check(self.request.compose(self.space.arguments(point)))
+
+
+def check(request: Request) -> Plan:
+    """Composes and checks the points (of a space for a sampler: each value of short dimensions, the ends of others).
+
+    Raises:
+      UserError: for the first thing that is wrong.
+    """
+    from fedsweep import tracking
+
+    space = spaces.parse(request.overrides)
+    for key in space.dimensions:
+        for name, reason in _UNSWEPT.items():
+            if key == name or key.startswith((f"{name}.", f"{name}/")):
+                raise UserError(f"{key}: cannot be swept; {reason}")
+    first = schema.check(request.compose(space.arguments(next(iter(space.probes())))))
+    settings = first.sweep
+    enumerated = space.size <= settings.grid_limit
+    if enumerated:
+        n_trials = min(int(space.size), settings.n_trials or int(space.size))
+        points = list(itertools.islice(space.points(), n_trials))
+    else:
+        n_trials, points = _search(space, settings), space.probes()
+
+    if len(points) > _MANY:
+        print(f"checking {len(points)} configurations", flush=True)
+    configs = {tuple(point.values()): schema.check(request.compose(space.arguments(point))) for point in points}
+    _check_clients(configs.values())
+    tracking.check(first)
+    record = Record(
+        space=space.describe(),
+        points=points if enumerated else None,
+        n_trials=n_trials,
+        replicates=first.replicates,
+        objectives=settings.directions,
+        sampling=_sampling(settings, enumerated),
+        config=_comparable(first),
+        fingerprint=_digest([_comparable(config) for config in configs.values()]),
+        mlflow_run_id=None,
+    )
+    return Plan(request, space, record, first, configs)
+
+
+def dimensions(plan: Plan, record: Record) -> dict[str, Dimension]:
+    """What the study sees: of an enumerated space (`record` may have extended it) the values as they stand."""
+    if record.points is None:
+        return plan.space.dimensions
+    return {key: Choices(tuple(values)) for key, values in record.space.items()}
+
+
+def _search(space: Space, settings: schema.Sweep) -> int:
+    """The number of trials of a space that is not enumerated."""
+    size = "no end of points" if math.isinf(space.size) else f"{space.size:,} points"
+    if settings.n_trials is None:
+        raise UserError(
+            f"sweep.n_trials=null: the space has {size}, and up to sweep.grid_limit={settings.grid_limit} are"
+            " enumerated; say how many trials to draw, as sweep.n_trials=20"
+        )
+    if "seed" in space.dimensions:
+        raise UserError("seed: is no dimension of a search; replicates=3 repeats every trial with three seeds")
+    if settings.sampler.name == "gp":
+        try:
+            import torch  # noqa: F401
+        except ImportError as error:
+            raise UserError("sweep/sampler=gp: needs PyTorch; pip install torch, or choose another sampler") from error
+    return settings.n_trials
+
+
+def _check_clients(configs) -> None:
+    """Reads each data set once: are its files there, and has it enough clients?"""
+    from fedsweep import datasets
+
+    clients: dict[str, int] = {}
+    for config in configs:
+        data = json.dumps([dataclasses.asdict(config.dataset), config.seed])
+        if data not in clients:
+            clients[data] = len(datasets.load(config.dataset, config.seed).client_ids)
+        schema.check_cohort(config, clients[data])
+
+
+def _sampling(settings: schema.Sweep, enumerated: bool) -> dict:
+    """What the trials depend on beside their configurations."""
+    found: dict = {"bit_budget": settings.budget}
+    if not enumerated:
+        found["sampler"] = dict(vars(settings.sampler))
+    if isinstance(settings.pruner, schema.DominancePruner):
+        found["pruner"] = dict(vars(settings.pruner))
+    if len(found) > 1:
+        found["in_flight"] = settings.in_flight
+    return found
+
+
+def _comparable(config: schema.Config) -> dict:
+    """The configuration without what changes no result."""
+    found = dataclasses.asdict(config)
+    for key in ("tracker", "sweep", "checkpoint_every", "replicates"):
+        del found[key]
+    return found | {"runtime": {"name": config.runtime.name}}
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,189 @@
+"""Which trial comes next, which runs it needs, and what became of them. Knows nothing of processes and screens.
+
+What happens is the same whatever runs the trials, in whatever order they end: trial k of a search is drawn knowing the
+results of trials 0 to k - in_flight and no others; a trial is compared with the trials before it; the results that are
+in the sweep's folder already are not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsweep import schema
+from fedsweep.errors import UserError
+from fedsweep.files import write_json
+from fedsweep.sweep.record import Record, Trial, read_result, record_failure, write_trials
+from fedsweep.sweep.space import Point
+from fedsweep.tracking.run_folder import RESULT, UNFINISHED
+from fedsweep.units import format_bits
+
+if TYPE_CHECKING:  # heavy
+    from fedsweep.federated.plan import Plan
+    from fedsweep.sweep.study import Study
+
+
+@dataclass(frozen=True)
+class Run:
+    """One replicate of a trial: what a process must know to run it."""
+
+    trial: int
+    replicate: int
+    title: str
+    config: schema.Config  # with the replicate's own seed
+    folder: Path
+    sweep: Path
+
+
+class Engine:
+    """The trials of one sweep."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        record: Record,
+        settings: schema.Sweep,
+        study: Study,
+        configure: Callable[[Point], schema.Config],
+        plan: Callable[[schema.Config], Plan],
+    ):
+        """Without a folder (a dry run) nothing is read or written.
+
+        Args:
+          folder: the sweep's.
+          record: what it sweeps over.
+          settings: how.
+          study: draws the points; it has those that were drawn before an interruption.
+          configure: a point's checked configuration.
+          plan: a configuration's plan.
+        """
+        self.trials: list[Trial] = []
+        self.plans: dict[int, tuple[int, int, int]] = {}  # bits of a whole run: uplink, downlink, total
+        self.record = record
+        self.folder, self._settings, self._study = folder, settings, study
+        self._configure, self._plan = configure, plan
+        self._told = 0
+        self._first: dict[str, Trial] = {}  # by what makes two trials equal
+        self._runs: dict[int, list[Run]] = {}
+        self._ordered = record.points is None or isinstance(settings.pruner, schema.DominancePruner)
+
+    @property
+    def at_once(self) -> int:
+        """Runs that can go on at the same time."""
+        trials = self._settings.in_flight if self._ordered else self.record.n_trials
+        return min(trials, self.record.n_trials) * self.record.replicates
+
+    def may_draw(self) -> bool:
+        """Whether the next trial can be drawn now."""
+        next_trial = len(self.trials)
+        if next_trial >= self.record.n_trials:
+            return False
+        if not self._ordered:
+            return True
+        return all(trial.finished for trial in self.trials[: max(0, next_trial - self._settings.in_flight + 1)])
+
+    @property
+    def done(self) -> bool:
+        return len(self.trials) == self.record.n_trials and all(trial.finished for trial in self.trials)
+
+    def draw(self) -> Trial:
+        """The next trial; `runs` says what it needs."""
+        number = len(self.trials)
+        self._tell(number - self._settings.in_flight + 1)
+        point = self._study.draw(self.record.points[number] if self.record.points is not None else None)
+        trial = Trial(number, point, self.record.replicates)
+        self.trials.append(trial)
+        self._runs[number] = []
+        try:
+            config = self._configure(point)
+        except UserError as error:  # a drawn combination that the schema refuses: one bad trial
+            for replicate in range(trial.replicates):
+                trial.results[replicate] = self._refuse(trial, replicate, "failed", str(error))
+            return trial
+        plan = self._plan(config)
+        *_, total = self.plans[number] = plan.bits_of_run(config)
+        if self._settings.budget is not None:
+            self._study.constrain(number, total - self._settings.budget)
+        trial.twin = self._first.setdefault(_identity(config, plan), trial)
+        if trial.twin is trial:
+            trial.twin = None
+        for replicate in range(trial.replicates):
+            self._prepare(trial, replicate, config, total)
+        return trial
+
+    def _prepare(self, trial: Trial, replicate: int, config: schema.Config, total_bits: int) -> None:
+        """Finds the result of a replicate, or plans its run."""
+        budget = self._settings.budget
+        if trial.twin:
+            if self.folder:
+                folder = self.folder / self.record.run_folder(trial.number, replicate)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / RESULT, {"status": "duplicate", "duplicate_of": trial.twin.number})
+            return
+        if budget is not None and total_bits > budget:
+            sent = f"would send {format_bits(total_bits)}, more than sweep.bit_budget={format_bits(budget)}"
+            trial.results[replicate] = self._refuse(trial, replicate, "pruned", sent)
+            return
+        if self.folder is None:
+            return
+        folder = self.folder / self.record.run_folder(trial.number, replicate)
+        result = read_result(folder)
+        if result:
+            trial.results[replicate] = result
+        if not result or result["status"] in UNFINISHED:
+            title = trial.title if trial.replicates == 1 else f"{trial.title} replicate {replicate}"
+            seeded = dataclasses.replace(config, seed=config.seed + replicate)
+            self._runs[trial.number].append(Run(trial.number, replicate, title, seeded, folder, self.folder))
+
+    def _refuse(self, trial: Trial, replicate: int, status: str, error: str) -> dict:
+        """The result of a run that is not started."""
+        if self.folder is None:
+            return {"status": status, "error": error}
+        return record_failure(self.folder / self.record.run_folder(trial.number, replicate), error, status)
+
+    def runs(self, trial: Trial) -> list[Run]:
+        """The runs that a drawn trial needs."""
+        return self._runs[trial.number]
+
+    def begin(self, run: Run) -> None:
+        """A run has been given to a process."""
+        self.trials[run.trial].results[run.replicate] = {"status": "running"}
+        self.write()
+
+    def finish(self, run: Run, result: dict | None) -> None:
+        """A run has ended or was cut off: its result.json's content; None if it has not begun after all."""
+        if result:
+            self.trials[run.trial].results[run.replicate] = result
+        else:
+            self.trials[run.trial].results.pop(run.replicate, None)
+        self.write()
+
+    def write(self) -> None:
+        """trials.csv as things stand."""
+        write_trials(self.folder, self.trials, self.record.space, self.record.objectives)
+
+    def _tell(self, count: int) -> None:
+        """Tells the study the ends of the trials before `count`, in their order."""
+        for trial in self.trials[self._told : max(count, 0)]:
+            if not trial.finished:
+                break
+            self._study.tell(trial.number, (trial.twin or trial).status, trial.objectives(self.record.objectives))
+            self._told += 1
+
+    def close(self) -> None:
+        """Tells the study what it does not know yet. A search that was cut off will tell it when it goes on."""
+        if self.done or self.record.points is not None:
+            self._tell(len(self.trials))
+
+
+def _identity(config: schema.Config, plan: Plan) -> str:
+    """What two trials share if one is a duplicate of the other: the plan stands for the encoders and their knobs."""
+    same = dataclasses.asdict(config)
+    for key in ("encoder", "downlink", "tracker", "sweep", "checkpoint_every"):
+        del same[key]
+    same["runtime"] = config.runtime.name
+    return json.dumps([same, plan.as_dict()], sort_keys=True)

@@ -1,0 +1,90 @@
+"""Going on with a sweep: which one, and whether it is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedsweep.errors import UserError
+from fedsweep.sweep.record import SWEEP, Record
+
+
+def find(wanted: str, beside: Path) -> Path:
+    """The folder of the sweep to go on with: a path, or `latest` of those beside the folder that a new one would get.
+
+    Raises:
+      UserError: there is none.
+    """
+    if wanted != "latest":
+        folder = Path(wanted)
+        if not (folder / SWEEP).exists():
+            raise UserError(
+                f"sweep.resume={wanted}: {folder / SWEEP} is not there; name the folder of a sweep, or latest"
+            )
+        return folder
+    sweeps = [path for path in beside.parent.glob(f"*/{SWEEP}") if path.is_file()]
+    if not sweeps:
+        raise UserError(f"sweep.resume=latest: {beside.parent} holds no sweep; name the folder of one")
+    return max(sweeps, key=lambda path: path.stat().st_mtime).parent
+
+
+def merge(old: Record, new: Record, extend: bool) -> Record:
+    """The record to go on with: `old`, or with `extend` the union of both spaces, old trials first.
+
+    Raises:
+      UserError: they are not the same sweep; the line says what differs.
+    """
+    differences = list(_differences(old, new))
+    added = [line for key, line in differences if key in ("space", "n_trials")]
+    other = [line for key, line in differences if key not in ("space", "n_trials")]
+    if other:
+        raise UserError(f"sweep.resume: {'; '.join(other)}; run it as it was, or start another sweep")
+    if added and not extend:
+        raise UserError(f"sweep.resume: {'; '.join(added)}; run it as it was, or add sweep.extend=true")
+    if not added:
+        if old.fingerprint != new.fingerprint:
+            raise UserError("sweep.resume: a choice's file in conf has changed since; start another sweep")
+        return old
+    if set(old.space) != set(new.space):
+        raise UserError(f"sweep.extend: {'; '.join(added)}; only values can be added to the keys that are swept")
+    if (old.points is None) != (new.points is None):
+        raise UserError(
+            "sweep.extend: a space that was enumerated stays so, and one that was not; see sweep.grid_limit"
+        )
+    if new.points is None:
+        if old.space != new.space:
+            raise UserError(f"sweep.extend: {'; '.join(added)}; a sampler's space stays as it is, n_trials can grow")
+        if new.n_trials < old.n_trials:
+            raise UserError(f"sweep.n_trials={new.n_trials}: must be at least {old.n_trials}, as before")
+        return dataclasses.replace(old, n_trials=new.n_trials)
+    points = old.points + [point for point in new.points if point not in old.points]
+    space = {key: list(dict.fromkeys([*old.space[key], *new.space[key]])) for key in old.space}
+    return dataclasses.replace(new, space=space, points=points, n_trials=len(points), mlflow_run_id=old.mlflow_run_id)
+
+
+def _differences(old: Record, new: Record) -> Iterator[tuple[str, str]]:
+    """(what differs, a line that says how)"""
+    swept = {*old.space, *new.space}
+    for part in ("config", "objectives", "sampling"):
+        then, now = _flat(getattr(old, part)), _flat(getattr(new, part))
+        for key in sorted({*then, *now}):
+            if key not in swept and key.partition(".")[0] not in swept and then.get(key) != now.get(key):
+                yield part, f"{key} was {then.get(key)}, is {now.get(key)}"
+    for part in ("replicates", "space", "n_trials"):
+        then, now = getattr(old, part), getattr(new, part)
+        if then != now:
+            yield part, f"{part} was {_show(then)}, is {_show(now)}"
+
+
+def _show(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in value.items()) or "one point"
+    return str(value)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,86 @@
+"""A process that runs trials, one after another, for the sweep that started it. TensorFlow is imported once.
+
+The sweep talks to it through a socket: it sends a `Run`, or None to end; the worker answers with (kind, content) pairs,
+at last ("done", result). When the socket closes, the sweep has died: the worker ends at once with what it has started.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from fedsweep.progress import Progress
+from fedsweep.sweep.engine import Run
+
+
+class _Reporter(Progress):
+    """Tells the sweep how a run goes."""
+
+    live = True
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)  # into the run's log
+
+    def go_on(self, rounds: int) -> None:
+        self._connection.send(("round", (rounds, None, 0)))
+
+    def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
+        self._connection.send(("round", (round_number, accuracy, uplink_bits + downlink_bits)))
+
+
+def main(descriptor: int) -> None:
+    connection = Connection(descriptor)
+    sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
+    runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, runs), daemon=True).start()
+
+    from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
+
+    connection.send(("ready", None))
+    while (run := runs.get()) is not None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        _log_to(run.folder / "log.txt")
+        try:
+            result = job.run_trial(run, _Reporter(connection))
+        except KeyboardInterrupt:
+            return  # the run's folder says interrupted
+        connection.send(("done", result))
+
+
+def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
+    """Hands on what the sweep sends. Waiting for it, in a thread of its own, shows the sweep's death at once."""
+    try:
+        while True:
+            runs.put(connection.recv())
+    except (EOFError, OSError):
+        for child in psutil.Process().children(recursive=True):  # TFF's own worker
+            child.kill()
+        os._exit(1)
+
+
+def _log_to(path: Path) -> None:
+    """What this process prints goes to the run's log: the terminal belongs to the sweep."""
+    with path.open("ab") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,230 @@
+"""Runs the runs of a sweep in long-lived processes on this machine: as soon as one is free it gets the next run."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import multiprocessing.connection
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+import psutil
+
+from fedsweep import environment, schema
+from fedsweep.errors import UserError
+from fedsweep.sweep.board import Board
+from fedsweep.sweep.engine import Engine, Run
+from fedsweep.sweep.record import read_result, record_failure
+from fedsweep.tracking.run_folder import UNFINISHED
+
+_MEMORY = 2 * 1024**3  # bytes that a worker is expected to need: TensorFlow, TFF, a model and its clients
+_STILLBORN = 3  # workers that die in a row while they start; then something is wrong that no retry mends
+_PATIENCE = 60.0  # seconds for interrupted runs to write what they have
+
+
+class Worker:
+    """One process. Its children (TFF's own worker) are in its session, so they can be ended with it."""
+
+    def __init__(self, variables: Mapping[str, str]):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fedsweep.sweep.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **variables},
+                start_new_session=True,  # Ctrl-C is for the sweep, which tells its workers
+                stdin=subprocess.DEVNULL,
+            )
+        self.connection = multiprocessing.connection.Connection(ours.detach())
+        self.connection.send(sys.argv)
+        self.ready = False
+        self.run: Run | None = None
+        self.last_trial: int | None = None
+        self.runs = 0
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def start(self, run: Run) -> None:
+        self.run, self.last_trial, self.runs = run, run.trial, self.runs + 1
+        self.connection.send(run)
+
+    def interrupt(self) -> None:
+        """Asks a running run to end; it says so in its folder. There is no next run."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        self._process.send_signal(signal.SIGINT)
+
+    def wait(self, seconds: float) -> None:
+        """Returns when the process has ended, or after so many seconds. What it still reports is read and dropped."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll(max(0.0, deadline - time.monotonic())):
+                self.connection.recv()
+
+    def end(self) -> None:
+        """The process and whatever it started are gone when this returns."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        with contextlib.suppress(ProcessLookupError):  # nobody of its session is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self.connection.close()
+
+    def death(self) -> str:
+        """How a process ended that should not have."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"its process ended with status {code}; log.txt has what it said"
+        name = signal.Signals(-code).name
+        return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+
+
+def count(settings: schema.Sweep, threads: int | None, at_once: int) -> int:
+    """How many workers a sweep gets: as asked for, or by cores and memory; never more than there are runs for.
+
+    Args:
+      settings: of the sweep.
+      threads: a run's own (`runtime.threads`), if it says.
+      at_once: runs that can go on at the same time.
+    """
+    if settings.max_workers:
+        return min(settings.max_workers, at_once)
+    by_cores = len(os.sched_getaffinity(0)) // (threads or 1)
+    return max(1, min(by_cores, psutil.virtual_memory().available // _MEMORY, at_once))
+
+
+class Pool:
+    """The workers of a sweep. A context manager: leaving it ends them all."""
+
+    def __init__(self, workers: int, threads: int, settings: schema.Sweep):
+        self._variables = environment.tensorflow_variables(threads)
+        self._settings, self._threads = settings, threads
+        self._stillborn = 0
+        self._workers = [Worker(self._variables) for _ in range(workers)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for worker in self._workers:
+            if worker.run:
+                worker.interrupt()
+        for worker in self._workers:
+            worker.end()
+
+    def work(self, engine: Engine, board: Board) -> None:
+        """Draws trials and runs them until the engine is done.
+
+        After Ctrl-C the runs under way are asked to end, and are recorded as interrupted, before KeyboardInterrupt goes
+        on.
+        """
+        waiting: list[Run] = []
+        deaths: collections.Counter[tuple[int, int]] = collections.Counter()
+        try:
+            while not engine.done:
+                self._draw(engine, board, waiting)
+                for position, worker in enumerate(self._workers):
+                    if worker.run is None and waiting:
+                        run = waiting.pop(self._choose(waiting, worker))
+                        if worker.runs >= self._settings.trials_per_worker:
+                            worker.end()
+                            self._workers[position] = worker = Worker(self._variables)
+                        engine.begin(run)
+                        worker.start(run)
+                        board.begin(run)
+                if any(worker.run for worker in self._workers):
+                    self._wait(engine, board, waiting, deaths)
+        except KeyboardInterrupt:
+            self._interrupt(engine, board)
+            raise
+
+    def _draw(self, engine: Engine, board: Board, waiting: list[Run]) -> None:
+        """Keeps a run for each worker at hand; drawing costs a plan, so not many more."""
+        while len(waiting) <= len(self._workers) and engine.may_draw():
+            trial = engine.draw()
+            waiting += [self._pinned(run) for run in engine.runs(trial)]
+            board.drawn(trial)
+
+    def _pinned(self, run: Run) -> Run:
+        """The run with as many threads as its worker's TensorFlow has been given."""
+        if isinstance(run.config.runtime, schema.MapReduceRuntime):
+            runtime = dataclasses.replace(run.config.runtime, threads=self._threads)
+            return dataclasses.replace(run, config=dataclasses.replace(run.config, runtime=runtime))
+        return run
+
+    def _choose(self, waiting: list[Run], worker: Worker) -> int:
+        """A replicate of the worker's last trial, which has its graphs; else of a trial that no other worker has."""
+        others = {other.last_trial for other in self._workers if other is not worker}
+        same = [k for k, run in enumerate(waiting) if run.trial == worker.last_trial]
+        fresh = [k for k, run in enumerate(waiting) if run.trial not in others]
+        return (same or fresh or [0])[0]
+
+    def _wait(self, engine: Engine, board: Board, waiting: list[Run], deaths: collections.Counter) -> None:
+        """Takes in what workers report."""
+        by_connection = {worker.connection: position for position, worker in enumerate(self._workers)}
+        for connection in multiprocessing.connection.wait(list(by_connection), timeout=1.0):
+            worker = self._workers[by_connection[connection]]
+            try:
+                kind, content = connection.recv()
+            except (EOFError, OSError):
+                self._bury(by_connection[connection], engine, board, waiting, deaths)
+                continue
+            if kind == "ready":
+                worker.ready, self._stillborn = True, 0
+            elif kind == "round":
+                board.advance(worker.run, *content)
+            elif kind == "done":
+                run, worker.run = worker.run, None
+                engine.finish(run, content)
+                board.finish(run, content)
+        board.tick()
+
+    def _bury(
+        self, position: int, engine: Engine, board: Board, waiting: list[Run], deaths: collections.Counter
+    ) -> None:
+        """A worker has died: its run starts again, from its last checkpoint, or has failed."""
+        worker = self._workers[position]
+        death = worker.death()
+        worker.end()
+        self._stillborn += not worker.ready
+        if self._stillborn > _STILLBORN:
+            raise UserError(f"workers end before they can run anything: {death}")
+        self._workers[position] = Worker(self._variables)
+        run = worker.run
+        if run is None:
+            return
+        deaths[run.trial, run.replicate] += 1
+        result = read_result(run.folder)
+        if result and result["status"] not in UNFINISHED:  # it died on its way out
+            engine.finish(run, result)
+            board.finish(run, result)
+        elif deaths[run.trial, run.replicate] <= self._settings.retries:
+            board.say(f"{run.title}: {death}; it starts again")
+            waiting.insert(0, run)
+        else:
+            result = record_failure(run.folder, death)
+            engine.finish(run, result)
+            board.finish(run, result)
+
+    def _interrupt(self, engine: Engine, board: Board) -> None:
+        running = [worker for worker in self._workers if worker.run]
+        board.say(f"interrupted: {len(running)} runs write what they have")
+        deadline = time.monotonic() + _PATIENCE
+        while any(worker.alive for worker in running) and time.monotonic() < deadline:
+            for worker in running:  # a library that is just compiling may swallow it, so it is said more than once
+                worker.interrupt()
+            for worker in running:
+                worker.wait(_PATIENCE / 6 / len(running))
+        for worker in running:
+            engine.finish(worker.run, read_result(worker.run.folder))
+            worker.run = None

@@ -1,0 +1,69 @@
+"""Checkpoints: both runtimes go on from one as if nothing had happened; a broken file is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedsweep import datasets, models, runtime
+from fedsweep.federated import cohort
+from fedsweep.runtime import checkpoint
+
+
+@pytest.mark.parametrize("name", ["map_reduce", "tff"])
+def test_a_restored_run_gives_the_same_weights_bit_for_bit(config, tmp_path, name):
+    """Optimizer state and streams of noise in both directions are part of it."""
+    checked = config(
+        f"runtime={name}", "encoder=hadamard", "encoder.bits=2", "downlink=uniform", "optimizer=fedadam", "model=2nn"
+    )
+    data = datasets.load(checked.dataset, 0)
+    model = models.build("2nn", data.spec)
+    path = tmp_path / "checkpoint.npz"
+    with runtime.start(checked, model) as running:
+        for number in (1, 2):
+            running.round(cohort.sample(data, 4, 0, number))
+        checkpoint.write(path, 2, running.state())
+        for number in (3, 4):
+            running.round(cohort.sample(data, 4, 0, number))
+        uninterrupted = running.weights()
+    with runtime.start(checked, model) as running:
+        saved = checkpoint.read(path)
+        running.restore(saved.state)
+        for number in range(saved.round + 1, 5):
+            running.round(cohort.sample(data, 4, 0, number))
+        for ours, theirs in zip(running.weights(), uninterrupted, strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_a_file_that_cannot_be_read_is_no_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    assert checkpoint.read(path) is None
+    checkpoint.write(path, 7, [np.arange(1000.0), np.int32(3)])
+    whole = path.read_bytes()
+    assert checkpoint.read(path).round == 7
+    for content in (b"", whole[:100], whole[:-10], b"x" * 50):
+        path.write_bytes(content)
+        assert checkpoint.read(path) is None
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
+def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
+    """The second run of an equal configuration compiles nothing; its seed is in its state alone."""
+    data = datasets.load(config().dataset, 0)
+    model = models.build("cnn_small", data.spec)
+
+    def weights(seed, forget):
+        if forget:
+            runtime._compiled.clear()
+        overrides = ["encoder=hadamard", "encoder.bits=3", "encoder.threshold=100", "downlink=same", f"seed={seed}"]
+        with runtime.start(config(*overrides), model) as running:
+            running.round(cohort.sample(data, 4, seed, 1))
+            return running.weights()
+
+    fresh = weights(5, forget=True)
+    weights(4, forget=True)
+    (compiled,) = runtime._compiled.values()
+    shared = weights(5, forget=False)
+    assert list(runtime._compiled.values()) == [compiled]
+    for a, b in zip(fresh, shared, strict=True):
+        assert np.array_equal(a, b)
