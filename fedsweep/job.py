@@ -68,7 +68,16 @@ def run_trial(run: Run, progress: Progress) -> dict:
     except Exception as error:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "error.txt").write_text(environment.masked(traceback.format_exc()))
-        return record_failure(run.folder, traceback.format_exception_only(error)[-1].strip())
+        return record_failure(run.folder, " ".join(traceback.format_exception_only(error)[-1].split()))
+
+
+def plan(config: schema.Config) -> dict:
+    """What the configuration sends, tensor by tensor (`Plan.as_dict`)."""
+    environment.configure(config.runtime)
+    from fedsweep import datasets, models
+    from fedsweep.federated import plan as planning
+
+    return planning.of(config, models.build(config.model.name, datasets.spec(config.dataset))).as_dict()
 
 
 def _pruner(run: Run, record: Record):

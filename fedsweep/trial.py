@@ -126,7 +126,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.error = str(stopped)
         except BaseException as error:
             result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            result.error = environment.masked(traceback.format_exception_only(error)[-1].strip())
+            result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
             raise
         finally:
             try:

@@ -161,7 +161,9 @@ def test_encoders_are_compared_on_the_same_clients_and_shuffles(fedsweep):
 
 def test_ctrl_c_in_a_sweep_shows_what_is_there_and_closes_its_runs(fedsweep):
     command = [sys.executable, "-m", "fedsweep", "-m", "rounds=3,100000", "evaluate_every=1", "hydra.sweep.dir=out"]
-    running = subprocess.Popen([*command, "model=2nn", "sweep.max_workers=1"], cwd=fedsweep.folder, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*command, "model=2nn", "sweep.max_workers=1"], cwd=fedsweep.folder, stdout=subprocess.PIPE, text=True
+    )
     try:
         _wait_for_two_rounds(running, fedsweep.folder / "out" / "1")
         running.send_signal(signal.SIGINT)

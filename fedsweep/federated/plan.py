@@ -66,12 +66,6 @@ class Plan:
     def float32_downlink_bits(self) -> int:
         return sum(t.float32_bits for t in self.downlink)
 
-    def bits_of_run(self, config: schema.Config) -> tuple[int, int, int]:
-        """What all clients and rounds of the configuration's run send: uplink, downlink, total."""
-        messages = config.clients_per_round * config.rounds
-        up, down = self.uplink_bits * messages, self.downlink_bits * messages
-        return up, down, up + down
-
     def as_dict(self) -> dict:
         """For result.json."""
         return {

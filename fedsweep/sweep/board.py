@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsweep.sweep.engine import Run
-from fedsweep.sweep.record import Trial
+from fedsweep.sweep.record import Record, Trial
 from fedsweep.tracking.run_folder import UNFINISHED
 from fedsweep.units import format_bits
 
@@ -41,10 +41,10 @@ class _State:
 class Board:
     """Takes in what happens to runs; a context manager."""
 
-    def __init__(self, n_trials: int, replicates: int, workers: int):
+    def __init__(self, record: Record, workers: int):
         self._console = Console()
-        self._replicates, self._workers = replicates, workers
-        self._left = n_trials * replicates  # runs without a result
+        self._replicates, self._workers = record.replicates, workers
+        self._left = record.n_trials * record.replicates  # runs without a result
         self._running: dict[tuple[int, int], _State] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._durations: list[float] = []

@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Checked:
     """A sweep that can start. Nothing has been written yet."""
 
     request: Request
@@ -63,14 +63,12 @@ class Plan:
         return known or schema.check(self.request.compose(self.space.arguments(point)))
 
 
-def check(request: Request) -> Plan:
+def check(request: Request) -> Checked:
     """Composes and checks the points (of a space for a sampler: each value of short dimensions, the ends of others).
 
     Raises:
       UserError: for the first thing that is wrong.
     """
-    from fedsweep import tracking
-
     space = spaces.parse(request.overrides)
     for key in space.dimensions:
         for name, reason in _UNSWEPT.items():
@@ -89,7 +87,6 @@ def check(request: Request) -> Plan:
         print(f"checking {len(points)} configurations", flush=True)
     configs = {tuple(point.values()): schema.check(request.compose(space.arguments(point))) for point in points}
     _check_clients(configs.values())
-    tracking.check(first)
     record = Record(
         space=space.describe(),
         points=points if enumerated else None,
@@ -101,13 +98,13 @@ def check(request: Request) -> Plan:
         fingerprint=_digest([_comparable(config) for config in configs.values()]),
         mlflow_run_id=None,
     )
-    return Plan(request, space, record, first, configs)
+    return Checked(request, space, record, first, configs)
 
 
-def dimensions(plan: Plan, record: Record) -> dict[str, Dimension]:
+def dimensions(checked: Checked, record: Record) -> dict[str, Dimension]:
     """What the study sees: of an enumerated space (`record` may have extended it) the values as they stand."""
     if record.points is None:
-        return plan.space.dimensions
+        return checked.space.dimensions
     return {key: Choices(tuple(values)) for key, values in record.space.items()}
 
 

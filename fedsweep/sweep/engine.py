@@ -23,7 +23,6 @@ from fedsweep.tracking.run_folder import RESULT, UNFINISHED
 from fedsweep.units import format_bits
 
 if TYPE_CHECKING:  # heavy
-    from fedsweep.federated.plan import Plan
     from fedsweep.sweep.study import Study
 
 
@@ -39,6 +38,17 @@ class Run:
     sweep: Path
 
 
+def ordered(record: Record, settings: schema.Sweep) -> bool:
+    """Whether a trial depends on what earlier ones reached: it waits until all but the last `in_flight` have ended."""
+    return record.points is None or isinstance(settings.pruner, schema.DominancePruner)
+
+
+def at_once(record: Record, settings: schema.Sweep) -> int:
+    """Runs that can go on at the same time."""
+    trials = settings.in_flight if ordered(record, settings) else record.n_trials
+    return min(trials, record.n_trials) * record.replicates
+
+
 class Engine:
     """The trials of one sweep."""
 
@@ -49,7 +59,7 @@ class Engine:
         settings: schema.Sweep,
         study: Study,
         configure: Callable[[Point], schema.Config],
-        plan: Callable[[schema.Config], Plan],
+        plan: Callable[[schema.Config], dict],
     ):
         """Without a folder (a dry run) nothing is read or written.
 
@@ -59,23 +69,17 @@ class Engine:
           settings: how.
           study: draws the points; it has those that were drawn before an interruption.
           configure: a point's checked configuration.
-          plan: a configuration's plan.
+          plan: a configuration's plan (`Plan.as_dict`).
         """
         self.trials: list[Trial] = []
-        self.plans: dict[int, tuple[int, int, int]] = {}  # bits of a whole run: uplink, downlink, total
+        self.sent: dict[int, tuple[int, int]] = {}  # bits of a whole run by the plan: uplink, downlink
         self.record = record
         self.folder, self._settings, self._study = folder, settings, study
         self._configure, self._plan = configure, plan
         self._told = 0
         self._first: dict[str, Trial] = {}  # by what makes two trials equal
         self._runs: dict[int, list[Run]] = {}
-        self._ordered = record.points is None or isinstance(settings.pruner, schema.DominancePruner)
-
-    @property
-    def at_once(self) -> int:
-        """Runs that can go on at the same time."""
-        trials = self._settings.in_flight if self._ordered else self.record.n_trials
-        return min(trials, self.record.n_trials) * self.record.replicates
+        self._ordered = ordered(record, settings)
 
     def may_draw(self) -> bool:
         """Whether the next trial can be drawn now."""
@@ -104,8 +108,10 @@ class Engine:
             for replicate in range(trial.replicates):
                 trial.results[replicate] = self._refuse(trial, replicate, "failed", str(error))
             return trial
-        plan = self._plan(config)
-        *_, total = self.plans[number] = plan.bits_of_run(config)
+        plan = (self._known(trial) or {}).get("plan") or self._plan(config)
+        messages = config.clients_per_round * config.rounds
+        self.sent[number] = plan["uplink_bits"] * messages, plan["downlink_bits"] * messages
+        total = sum(self.sent[number])
         if self._settings.budget is not None:
             self._study.constrain(number, total - self._settings.budget)
         trial.twin = self._first.setdefault(_identity(config, plan), trial)
@@ -114,6 +120,10 @@ class Engine:
         for replicate in range(trial.replicates):
             self._prepare(trial, replicate, config, total)
         return trial
+
+    def _known(self, trial: Trial, replicate: int = 0) -> dict | None:
+        """The result of a replicate that is in the folder already."""
+        return read_result(self.folder / self.record.run_folder(trial.number, replicate)) if self.folder else None
 
     def _prepare(self, trial: Trial, replicate: int, config: schema.Config, total_bits: int) -> None:
         """Finds the result of a replicate, or plans its run."""
@@ -131,7 +141,7 @@ class Engine:
         if self.folder is None:
             return
         folder = self.folder / self.record.run_folder(trial.number, replicate)
-        result = read_result(folder)
+        result = self._known(trial, replicate)
         if result:
             trial.results[replicate] = result
         if not result or result["status"] in UNFINISHED:
@@ -180,10 +190,10 @@ class Engine:
             self._tell(len(self.trials))
 
 
-def _identity(config: schema.Config, plan: Plan) -> str:
+def _identity(config: schema.Config, plan: dict) -> str:
     """What two trials share if one is a duplicate of the other: the plan stands for the encoders and their knobs."""
     same = dataclasses.asdict(config)
     for key in ("encoder", "downlink", "tracker", "sweep", "checkpoint_every"):
         del same[key]
     same["runtime"] = config.runtime.name
-    return json.dumps([same, plan.as_dict()], sort_keys=True)
+    return json.dumps([same, plan], sort_keys=True)

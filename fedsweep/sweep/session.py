@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 from omegaconf import OmegaConf
 
-from fedsweep import environment, schema
+from fedsweep import environment, job, schema, tracking
 from fedsweep.errors import SweepFailed, UserError
 from fedsweep.files import claim, refuse_used, write_atomically
 from fedsweep.sweep import check, resume, table
 from fedsweep.sweep import record as records
-from fedsweep.sweep.check import Plan, Request
-from fedsweep.sweep.engine import Engine, Run
+from fedsweep.sweep.board import Board
+from fedsweep.sweep.check import Checked, Request
+from fedsweep.sweep.engine import Engine, Run, at_once
 from fedsweep.sweep.record import Record
+from fedsweep.sweep.workers import Pool, count
 from fedsweep.tracking.run_folder import UNFINISHED
 
 
@@ -30,42 +32,53 @@ def run(request: Request) -> None:
       SweepFailed: at the end, if more trials failed than `sweep.max_failures`, or none completed.
       KeyboardInterrupt: after Ctrl-C; `sweep.resume=latest` goes on.
     """
-    plan = check.check(request)
-    if plan.settings.dry_run:
-        engine = _engine(plan, None, plan.record)
+    checked = check.check(request)
+    if checked.settings.dry_run:
+        engine = _engine(checked, None, checked.record, job.plan)
         while engine.may_draw():
             engine.draw()
         table.show_plans(engine)
         return
-    folder, record = _place(plan)
-    with _locked(folder), _parent(folder, record, plan) as record:
-        hydras = folder / "multirun.yaml"
-        if not hydras.exists():
-            write_atomically(hydras, environment.masked(OmegaConf.to_yaml(request.multirun)))
-        engine = _engine(plan, folder, record)
-        try:
-            _launch(plan, engine) if request.launch else _work(plan, engine)
-        finally:
-            engine.close()
-            engine.write()
-            table.show_trials(engine.trials)
-            print(f"Files: {folder / records.TRIALS}")
-        _judge(engine, plan.settings)
+    folder, record = _place(checked)
+    with _pool(checked, record) as pool:  # early: workers load TensorFlow while the tracker is opened
+        tracking.check(checked.first)
+        if not checked.settings.resume:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim(folder / records.SWEEP, record.as_yaml())
+        with _locked(folder), _parent(folder, record, checked) as record:
+            _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool)
 
 
-def _place(plan: Plan) -> tuple[Path, Record]:
-    """The sweep's folder, new or found, and the record to go on with."""
-    settings, wanted = plan.settings, Path(plan.request.folder)
+def _run(checked: Checked, engine: Engine, pool: Pool | None) -> None:
+    hydras = engine.folder / "multirun.yaml"
+    if not hydras.exists():
+        write_atomically(hydras, environment.masked(OmegaConf.to_yaml(checked.request.multirun)))
+    try:
+        if pool:
+            with Board(engine.record, pool.size) as board:
+                board.say(f"{engine.folder}: {pool.size} workers with {pool.threads} threads each")
+                pool.work(engine, board)
+        else:
+            _launch(checked, engine)
+    finally:
+        engine.close()
+        engine.write()
+        table.show_trials(engine.trials)
+        print(f"Files: {engine.folder / records.TRIALS}")
+    _judge(engine, checked.settings)
+
+
+def _place(checked: Checked) -> tuple[Path, Record]:
+    """The sweep's folder, new or found, and the record to go on with. Writes nothing."""
+    settings, wanted = checked.settings, Path(checked.request.folder)
     if settings.resume:
         folder = resume.find(settings.resume, wanted)
-        return folder, resume.merge(Record.read(folder), plan.record, settings.extend)
+        return folder, resume.merge(Record.read(folder), checked.record, settings.extend)
     if settings.extend:
         raise UserError("sweep.extend=true: extends a sweep that is there; add sweep.resume=latest, or its folder")
-    names = (records.SWEEP, records.TRIALS, "multirun.yaml", *map(str, range(plan.record.n_trials)))
+    names = (records.SWEEP, records.TRIALS, "multirun.yaml", *map(str, range(checked.record.n_trials)))
     refuse_used(wanted, names)
-    wanted.mkdir(parents=True, exist_ok=True)
-    claim(wanted / records.SWEEP, plan.record.as_yaml())
-    return wanted, plan.record
+    return wanted, checked.record
 
 
 @contextlib.contextmanager
@@ -84,15 +97,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _parent(folder: Path, record: Record, plan: Plan) -> Iterator[Record]:
+def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[Record]:
     """The tracker's run of the sweep, closed however that ends; the record with its id is on disk."""
-    if not isinstance(plan.first.tracker, schema.MlflowTracker):
+    if not isinstance(checked.first.tracker, schema.MlflowTracker):
         record.write(folder)
         yield record
         return
     from fedsweep.tracking import mlflow_store
 
-    client, parent = mlflow_store.start_parent(plan.first.tracker, folder.name, record.mlflow_run_id)
+    client, parent = mlflow_store.start_parent(checked.first.tracker, folder.name, record.mlflow_run_id)
     status = "failed"
     try:
         record = dataclasses.replace(record, mlflow_run_id=parent)
@@ -106,7 +119,7 @@ def _parent(folder: Path, record: Record, plan: Plan) -> Iterator[Record]:
         mlflow_store.end(client, parent, status)
 
 
-def _engine(plan: Plan, folder: Path | None, record: Record) -> Engine:
+def _engine(checked: Checked, folder: Path | None, record: Record, bits: Callable[[schema.Config], dict]) -> Engine:
     """The engine of the sweep; of a dry run without a folder."""
     from optuna.storages import InMemoryStorage
 
@@ -114,46 +127,36 @@ def _engine(plan: Plan, folder: Path | None, record: Record) -> Engine:
 
     storage = InMemoryStorage()
     if folder:
-        storage = plan.settings.storage or study.journal(folder / study.JOURNAL)
-    dimensions = check.dimensions(plan, record)
-    searched = study.Study(folder.name if folder else "dry run", storage, dimensions, plan.settings, plan.first.seed)
+        storage = checked.settings.storage or study.journal(folder / study.JOURNAL)
+    dimensions = check.dimensions(checked, record)
+    searched = study.Study(
+        folder.name if folder else "dry run", storage, dimensions, checked.settings, checked.first.seed
+    )
 
-    def bits(config: schema.Config):
-        environment.configure(config.runtime)  # before TensorFlow is imported
-        from fedsweep import datasets, models
-        from fedsweep.federated import plan as planning
-
-        return planning.of(config, models.build(config.model.name, datasets.spec(config.dataset)))
-
-    return Engine(folder, record, plan.settings, searched, plan.config, bits)
+    return Engine(folder, record, checked.settings, searched, checked.config, bits)
 
 
-def _work(plan: Plan, engine: Engine) -> None:
-    """Runs the trials in workers of our own."""
-    from fedsweep.sweep.board import Board
-    from fedsweep.sweep.workers import Pool, count
-
-    record, threads = engine.record, getattr(plan.first.runtime, "threads", None)
-    workers = count(plan.settings, threads, engine.at_once)
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
-    with Board(record.n_trials, record.replicates, workers) as board, Pool(workers, threads, plan.settings) as pool:
-        repeated = f" of {record.replicates} replicates" if record.replicates > 1 else ""
-        board.say(f"{record.n_trials} trials{repeated}, {workers} workers, {threads} threads each: {engine.folder}")
-        pool.work(engine, board)
+def _pool(checked: Checked, record: Record) -> contextlib.AbstractContextManager[Pool | None]:
+    """Workers of our own, unless a launcher of Hydra's was chosen."""
+    if checked.request.launch:
+        return contextlib.nullcontext()
+    threads = getattr(checked.first.runtime, "threads", None)
+    workers = count(checked.settings, threads, at_once(record, checked.settings))
+    return Pool(workers, threads or max(1, len(os.sched_getaffinity(0)) // workers), checked.settings)
 
 
-def _launch(plan: Plan, engine: Engine) -> None:
+def _launch(checked: Checked, engine: Engine) -> None:
     """Runs the trials through a launcher of Hydra's, batch by batch."""
     while not engine.done:
         runs = []
-        while engine.may_draw() and (plan.request.batch is None or len(runs) < plan.request.batch):
+        while engine.may_draw() and (checked.request.batch is None or len(runs) < checked.request.batch):
             runs += engine.runs(engine.draw())
         if not runs:
             continue
         for run in runs:
             engine.begin(run)
         try:
-            errors = plan.request.launch([_arguments(plan, engine, run) for run in runs])
+            errors = checked.request.launch([_arguments(checked, engine, run) for run in runs])
         except BaseException:  # Ctrl-C: what has begun says interrupted
             for run in runs:
                 engine.finish(run, records.read_result(run.folder))
@@ -165,11 +168,11 @@ def _launch(plan: Plan, engine: Engine) -> None:
             engine.finish(run, result)
 
 
-def _arguments(plan: Plan, engine: Engine, run: Run) -> list[str]:
+def _arguments(checked: Checked, engine: Engine, run: Run) -> list[str]:
     """A run as overrides; its folder tells the task function which run it is."""
     seed = [f"seed={run.config.seed}"] if engine.record.replicates > 1 else []
     place = [f"hydra.sweep.dir={run.sweep}", f"hydra.sweep.subdir={run.folder.relative_to(run.sweep)}"]
-    return [*plan.space.arguments(engine.trials[run.trial].point), *seed, *place]
+    return [*checked.space.arguments(engine.trials[run.trial].point), *seed, *place]
 
 
 def _judge(engine: Engine, settings: schema.Sweep) -> None:

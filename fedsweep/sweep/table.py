@@ -43,10 +43,10 @@ def show_plans(engine: Engine) -> None:
     for column in ("trial", *engine.record.space, "uplink", "downlink", "total", ""):
         table.add_column(column, justify="right" if column in ("uplink", "downlink", "total") else "left")
     for trial in engine.trials:
-        plan, note = engine.plans.get(trial.number), trial.error or ""
+        sent, note = engine.sent.get(trial.number), trial.error or ""
         if trial.twin:
             note = f"duplicate of trial {trial.twin.number}"
-        bits = [format_bits(bits) for bits in plan] if plan else [""] * 3
+        bits = [format_bits(bits) for bits in (*sent, sum(sent))] if sent else [""] * 3
         table.add_row(str(trial.number), *trial.point.values(), *bits, note)
     console = _console()
     console.print(table)

@@ -1,7 +1,8 @@
 """A process that runs trials, one after another, for the sweep that started it. TensorFlow is imported once.
 
-The sweep talks to it through a socket: it sends a `Run`, or None to end; the worker answers with (kind, content) pairs,
-at last ("done", result). When the socket closes, the sweep has died: the worker ends at once with what it has started.
+The sweep talks to it through a socket. It sends a `Run`, a configuration to plan, or None to end; the worker answers
+with (kind, content) pairs, at last ("done", result) or ("plan", plan). When the socket closes, the sweep has died: the
+worker ends at once with what it has started.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from fedsweep import schema
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
 
@@ -46,13 +48,16 @@ class _Reporter(Progress):
 def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
-    runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+    runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, runs), daemon=True).start()
 
     from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
 
     connection.send(("ready", None))
     while (run := runs.get()) is not None:
+        if isinstance(run, schema.Config):
+            connection.send(("plan", job.plan(run)))
+            continue
         run.folder.mkdir(parents=True, exist_ok=True)
         _log_to(run.folder / "log.txt")
         try:

@@ -69,10 +69,19 @@ class Worker:
             while self.connection.poll(max(0.0, deadline - time.monotonic())):
                 self.connection.recv()
 
+    def dismiss(self) -> None:
+        """Asks it to end; one that is only starting has nothing to put in order."""
+        if self.run:
+            self.interrupt()
+        elif self.ready:
+            with contextlib.suppress(OSError):
+                self.connection.send(None)
+        else:
+            self._process.kill()
+
     def end(self) -> None:
         """The process and whatever it started are gone when this returns."""
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
+        self.dismiss()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
         with contextlib.suppress(ProcessLookupError):  # nobody of its session is left
@@ -108,19 +117,35 @@ class Pool:
 
     def __init__(self, workers: int, threads: int, settings: schema.Sweep):
         self._variables = environment.tensorflow_variables(threads)
-        self._settings, self._threads = settings, threads
+        self._settings, self.threads = settings, threads
         self._stillborn = 0
         self._workers = [Worker(self._variables) for _ in range(workers)]
+
+    @property
+    def size(self) -> int:
+        return len(self._workers)
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_) -> None:
         for worker in self._workers:
-            if worker.run:
-                worker.interrupt()
+            worker.dismiss()
         for worker in self._workers:
             worker.end()
+
+    def plan(self, config: schema.Config) -> dict:
+        """A configuration's plan (`Plan.as_dict`), made by a worker that has nothing to do: TensorFlow is there."""
+        while True:
+            position = next(k for k, worker in enumerate(self._workers) if worker.run is None)
+            worker = self._workers[position]
+            try:
+                worker.connection.send(config)
+                while (message := worker.connection.recv())[0] != "plan":
+                    self._ready(worker)
+                return message[1]
+            except (EOFError, OSError):
+                self._replace(position)
 
     def work(self, engine: Engine, board: Board) -> None:
         """Draws trials and runs them until the engine is done.
@@ -132,15 +157,13 @@ class Pool:
         deaths: collections.Counter[tuple[int, int]] = collections.Counter()
         try:
             while not engine.done:
-                self._draw(engine, board, waiting)
-                for position, worker in enumerate(self._workers):
-                    if worker.run is None and waiting:
-                        run = waiting.pop(self._choose(waiting, worker))
-                        if worker.runs >= self._settings.trials_per_worker:
-                            worker.end()
-                            self._workers[position] = worker = Worker(self._variables)
+                for position in range(len(self._workers)):
+                    if self._workers[position].run is None and (run := self._next(engine, board, waiting, position)):
+                        if self._workers[position].runs >= self._settings.trials_per_worker:
+                            self._workers[position].end()
+                            self._workers[position] = Worker(self._variables)
                         engine.begin(run)
-                        worker.start(run)
+                        self._workers[position].start(run)
                         board.begin(run)
                 if any(worker.run for worker in self._workers):
                     self._wait(engine, board, waiting, deaths)
@@ -148,26 +171,32 @@ class Pool:
             self._interrupt(engine, board)
             raise
 
-    def _draw(self, engine: Engine, board: Board, waiting: list[Run]) -> None:
-        """Keeps a run for each worker at hand; drawing costs a plan, so not many more."""
-        while len(waiting) <= len(self._workers) and engine.may_draw():
+    def _next(self, engine: Engine, board: Board, waiting: list[Run], position: int) -> Run | None:
+        """The run that suits a worker best; trials are drawn until there is one that no other worker has begun.
+
+        Best is a replicate of the worker's last trial, which has its graphs; else one of a trial of its own.
+        """
+        last = self._workers[position].last_trial
+        others = {other.last_trial for k, other in enumerate(self._workers) if k != position}
+        while True:
+            same = [run for run in waiting if run.trial == last]
+            fresh = [run for run in waiting if run.trial not in others]
+            if same or fresh or not engine.may_draw():
+                break
             trial = engine.draw()
             waiting += [self._pinned(run) for run in engine.runs(trial)]
             board.drawn(trial)
+        run = next(iter(same or fresh or waiting), None)
+        if run:
+            waiting.remove(run)
+        return run
 
     def _pinned(self, run: Run) -> Run:
         """The run with as many threads as its worker's TensorFlow has been given."""
         if isinstance(run.config.runtime, schema.MapReduceRuntime):
-            runtime = dataclasses.replace(run.config.runtime, threads=self._threads)
+            runtime = dataclasses.replace(run.config.runtime, threads=self.threads)
             return dataclasses.replace(run, config=dataclasses.replace(run.config, runtime=runtime))
         return run
-
-    def _choose(self, waiting: list[Run], worker: Worker) -> int:
-        """A replicate of the worker's last trial, which has its graphs; else of a trial that no other worker has."""
-        others = {other.last_trial for other in self._workers if other is not worker}
-        same = [k for k, run in enumerate(waiting) if run.trial == worker.last_trial]
-        fresh = [k for k, run in enumerate(waiting) if run.trial not in others]
-        return (same or fresh or [0])[0]
 
     def _wait(self, engine: Engine, board: Board, waiting: list[Run], deaths: collections.Counter) -> None:
         """Takes in what workers report."""
@@ -180,7 +209,7 @@ class Pool:
                 self._bury(by_connection[connection], engine, board, waiting, deaths)
                 continue
             if kind == "ready":
-                worker.ready, self._stillborn = True, 0
+                self._ready(worker)
             elif kind == "round":
                 board.advance(worker.run, *content)
             elif kind == "done":
@@ -189,10 +218,11 @@ class Pool:
                 board.finish(run, content)
         board.tick()
 
-    def _bury(
-        self, position: int, engine: Engine, board: Board, waiting: list[Run], deaths: collections.Counter
-    ) -> None:
-        """A worker has died: its run starts again, from its last checkpoint, or has failed."""
+    def _ready(self, worker: Worker) -> None:
+        worker.ready, self._stillborn = True, 0
+
+    def _replace(self, position: int) -> str:
+        """Puts a new worker in the place of one that has died; how it died."""
         worker = self._workers[position]
         death = worker.death()
         worker.end()
@@ -200,7 +230,14 @@ class Pool:
         if self._stillborn > _STILLBORN:
             raise UserError(f"workers end before they can run anything: {death}")
         self._workers[position] = Worker(self._variables)
-        run = worker.run
+        return death
+
+    def _bury(
+        self, position: int, engine: Engine, board: Board, waiting: list[Run], deaths: collections.Counter
+    ) -> None:
+        """A worker has died: its run starts again, from its last checkpoint, or has failed."""
+        run = self._workers[position].run
+        death = self._replace(position)
         if run is None:
             return
         deaths[run.trial, run.replicate] += 1

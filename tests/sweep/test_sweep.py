@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib.util
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
+import psutil
 import pytest
 import yaml
 
-from fedsweep import tracking, trial
+from fedsweep import job, tracking, trial
 from fedsweep.errors import UserError
 from fedsweep.progress import RunProgress
+from fedsweep.sweep import study as studies
+from fedsweep.sweep.engine import Run
+from fedsweep.sweep.record import Record
 
 FAST = ["rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000"]
 
@@ -193,3 +203,142 @@ def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config
     tracker.finish("complete")
     history = store(tmp_path).get_metric_history(tracker.run_id, "bits/total")
     assert [m.value for m in history] == [2 * number for number in range(1, 301)]
+
+
+def test_one_worker_two_workers_and_hydras_launchers_give_the_same_trials(fedsweep):
+    ways = [
+        ["sweep.max_workers=1", "sweep.trials_per_worker=4"],
+        ["sweep.max_workers=2"],
+        ["hydra/launcher=basic"],
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    ]
+    search = ["encoder.bits=int(interval(1,8))", "sweep.n_trials=3", "sweep.in_flight=2", "replicates=2"]
+    tables = []
+    for number, way in enumerate(ways):
+        place = ["tracker=csv", f"hydra.sweep.dir=out{number}"]
+        done = fedsweep("-m", *FAST, *search, *way, *place, "sweep.sampler.n_startup_trials=1")
+        assert done.returncode == 0, done.stderr
+        tables.append(rows(fedsweep.folder / f"out{number}"))
+    assert len(tables[0]) == 6 and all(table == tables[0] for table in tables)
+
+
+def test_workers_live_long_and_are_replaced_after_so_many_runs(fedsweep):
+    def processes(*arguments):
+        command = [sys.executable, "-m", "fedsweep", "-m", *FAST, "tracker=csv", "encoder.bits=1,2,3", *arguments]
+        running = subprocess.Popen(command, cwd=fedsweep.folder, stdout=subprocess.DEVNULL)
+        seen = set()
+        while running.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(running.pid).children(recursive=True)
+                seen |= {child.pid for child in children if "fedsweep.sweep.worker" in child.cmdline()}
+            time.sleep(0.05)
+        assert running.returncode == 0
+        assert not any(map(psutil.pid_exists, seen))  # nothing is left running
+        return len(seen)
+
+    assert processes("sweep.max_workers=1") == 1
+    assert processes("sweep.max_workers=1", "sweep.trials_per_worker=2") == 2
+
+
+def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedsweep):
+    done = fedsweep(
+        "-m", *FAST, "rounds=8", "optimizer.client_lr=0.5,1e30,1e-9", "sweep/pruner=dominance",
+        "sweep.pruner.min_rounds=3", "sweep.in_flight=1", "hydra.sweep.dir=out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    good, diverged, pruned = rows(fedsweep.folder / "out")
+    assert (good["status"], diverged["status"], pruned["status"]) == ("complete", "diverged", "pruned")
+    assert "no finite number" in diverged["error"] and "round 3: accuracy" in pruned["error"]
+    kept = list(csv.DictReader((fedsweep.folder / "out" / "2" / "rounds.csv").open()))
+    assert len(kept) == 3 and kept[-1]["test_accuracy"] == pruned["test_accuracy"]
+    assert pruned["on_front"] == "False" and int(pruned["total_bits"]) == int(kept[-1]["total_bits"])
+    client = store(fedsweep.folder)
+    assert [client.get_run(row["mlflow_run_id"]).data.tags["fedsweep.status"] for row in (good, diverged, pruned)] == [
+        "complete", "diverged", "pruned",
+    ]  # fmt: skip
+    plain = optuna.load_study(study_name="out", storage=studies.journal(fedsweep.folder / "out" / studies.JOURNAL))
+    assert [trial.state.name for trial in plain.trials] == ["COMPLETE", "FAIL", "PRUNED"]
+    assert plain.trials[0].values == [float(good["test_accuracy"]), float(good["total_bits"])]
+
+
+def test_a_sweep_in_which_no_trial_completes_fails_loudly(fedsweep):
+    done = fedsweep("-m", *FAST, "optimizer.client_lr=1e30", "encoder.bits=2,4", "sweep.max_failures=9", "tracker=csv")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("fedsweep: no trial completed; trial 0: diverged, round")
+
+
+def test_an_exception_in_a_run_is_recorded_and_returned(config, tmp_path, monkeypatch):
+    """What `job` makes of it; the sweep then goes on (see the killed worker)."""
+    monkeypatch.chdir(tmp_path)
+
+    def broken(*_):
+        raise ArithmeticError("no luck\nat all")
+
+    record = Record({}, [{}], 1, 1, {}, {}, {}, "", None)
+    record.write(tmp_path)
+    monkeypatch.setattr(trial, "_train", broken)
+    checked = config(*FAST, "tracker=csv")
+    run = Run(0, 0, "trial 0", checked, tmp_path / "0", tmp_path)
+    result = job.run_trial(run, RunProgress("trial 0", 2))
+    assert (result["status"], result["error"]) == ("failed", "ArithmeticError: no luck at all")
+    assert json.loads((tmp_path / "0" / "result.json").read_text()) == result
+    assert "no luck" in (tmp_path / "0" / "error.txt").read_text()
+
+
+def test_a_dry_run_shows_trials_bits_and_duplicates_and_writes_nothing(fedsweep, data_folder):
+    done = fedsweep("-m", "model=cnn", "dataset=mnist_by_writer", "encoder.threshold=10000,20000", "encoder.bits=8",
+                    "downlink=same", "rounds=1", "sweep.dry_run=true", "tracker=csv",
+                    FEDSWEEP_DATA=str(data_folder))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("146.46 Mibit") == 4  # the tutorial's, both directions, both trials
+    assert "duplicate of trial 0" in done.stdout and "1 of 2 trials would be trained" in done.stdout
+    searched = fedsweep("-m", *FAST, "encoder.bits=int(interval(1,8))", "sweep.n_trials=9", "sweep.dry_run=true",
+                        "tracker=csv")  # fmt: skip
+    assert "5 more would be drawn" in searched.stdout
+    assert not list(fedsweep.folder.iterdir())
+
+
+def test_parameters_in_a_file_are_swept_and_the_command_line_counts_more(fedsweep):
+    (fedsweep.folder / "mine" / "study").mkdir(parents=True)
+    (fedsweep.folder / "mine" / "study" / "three.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      encoder.bits: 2,4,8\n      seed: 1,2\n"
+    )
+    done = fedsweep(
+        "-m",
+        "+study=three",
+        *FAST,
+        "seed=3",
+        "sweep.dry_run=true",
+        f"hydra.searchpath=[file://{fedsweep.folder}/mine]",
+        "tracker=csv",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 trials would be trained" in done.stdout
+
+
+def test_a_space_without_end_needs_a_number_of_trials(fedsweep):
+    for arguments, says in {
+        ("optimizer.client_lr=interval(0.1,1)",): "sweep.n_trials=null: the space has no end of points",
+        ("seed=range(0,5000)",): "sweep.n_trials=null: the space has 5,000 points",
+        ("seed=range(0,5000)", "sweep.n_trials=3"): "seed: is no dimension of a search",
+        ("optimizer.client_lr=interval(-1,1)", "sweep.n_trials=3"): "optimizer.client_lr=-1.0: must be",
+        ("encoder.bits=interval(1,8)", "sweep.n_trials=3"): "encoder.bits",
+    }.items():
+        done = fedsweep("-m", *FAST, *arguments, "tracker=csv")
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert says in done.stderr
+    assert not list(fedsweep.folder.iterdir())
+
+
+def test_the_sampler_that_needs_pytorch_says_so(fedsweep):
+    torch = importlib.util.find_spec("torch")
+    done = fedsweep("-m", *FAST, "optimizer.client_lr=interval(0.1,1)", "sweep/sampler=gp", "sweep.n_trials=2",
+                    "sweep.sampler.n_startup_trials=1", "sweep.in_flight=1", "tracker=csv")  # fmt: skip
+    if torch:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1
+        assert (
+            done.stderr == "fedsweep: sweep/sampler=gp: needs PyTorch; pip install torch, or choose another sampler\n"
+        )
