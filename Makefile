@@ -34,6 +34,8 @@ ui: setup
 
 bench: setup
 	$(BIN)/python benchmarks/round.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/pruning.py
 
 # Resolves the lock anew (after a change of pyproject.toml); needs uv on the PATH.
 lock:
