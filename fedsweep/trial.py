@@ -119,7 +119,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
             for line in planning.warnings(config, plan):
                 progress.say(line)
-            _train(config, dataset, model, result, files, tracker, progress, sweep.pruner if sweep else None)
+            _train(config, dataset, model, result, files, tracker, progress, sweep)
             result.status = "complete"
         except (_Diverged, Pruned) as stopped:
             result.status = "diverged" if isinstance(stopped, _Diverged) else "pruned"
@@ -148,7 +148,7 @@ def _start_tracker(config, name, files, sweep, progress) -> tracking.Tracker:
         return tracking.NoTracker()
 
 
-def _train(config, dataset, model, result, files, tracker, progress, pruner) -> None:
+def _train(config, dataset, model, result, files, tracker, progress, sweep) -> None:
     evaluate = evaluation.Evaluator(model, dataset, environment.threads(config.runtime))
     with runtime.start(config, model) as running:
         rows = _restore(files, running)
@@ -188,9 +188,11 @@ def _train(config, dataset, model, result, files, tracker, progress, pruner) -> 
                 raise _Diverged(f"round {number}: the loss or the mean update is no finite number; lower the rates")
             if evaluated or progress.live:
                 progress.advance(number, result.test_accuracy, uplink_bits, downlink_bits)
-            if evaluated and pruner and number < config.rounds:
-                pruner.check(rows)
-            if config.checkpoint_every and number % config.checkpoint_every == 0 and number < config.rounds:
+            if sweep is None or number == config.rounds:
+                continue
+            if evaluated and sweep.pruner:
+                sweep.pruner.check(rows)
+            if config.checkpoint_every and number % config.checkpoint_every == 0:
                 files.sync()  # first the rounds, then the state that has seen them
                 checkpoint.write(files.checkpoint, number, running.state())
 

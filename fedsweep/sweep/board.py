@@ -73,9 +73,8 @@ class Board:
             self._counts["duplicate"] += self._replicates
             self.say(f"{trial.title}: duplicate of trial {trial.twin.number}")
         elif there:
-            (status,) = {result["status"] for result in trial.results.values()} - {"complete"} or {"complete"}
-            error = next((result["error"] for result in trial.results.values() if result.get("error")), "was there")
-            self.say(f"{trial.title}: {status}, {error}" if there == self._replicates else f"{trial.title}: goes on")
+            how = f"{trial.status}, {trial.error or 'was there'}" if trial.finished else "goes on"
+            self.say(f"{trial.title}: {how}")
         self._left -= there
 
     def begin(self, run: Run) -> None:

@@ -40,6 +40,7 @@ class Record:
     config: dict  # of the first point; what a resumed sweep is compared with
     fingerprint: str  # of the configurations of all points (of a sampled space, of its probes)
     mlflow_run_id: str | None  # the parent run
+    extended: bool = False  # points were added; the fingerprint is then of those on the last command line alone
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / SWEEP, self.as_yaml())

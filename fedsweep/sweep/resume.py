@@ -43,7 +43,7 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
     if added and not extend:
         raise UserError(f"sweep.resume: {'; '.join(added)}; run it as it was, or add sweep.extend=true")
     if not added:
-        if old.fingerprint != new.fingerprint:
+        if old.fingerprint != new.fingerprint and not old.extended:
             raise UserError("sweep.resume: a choice's file in conf has changed since; start another sweep")
         return old
     if set(old.space) != set(new.space):
@@ -60,7 +60,8 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
         return dataclasses.replace(old, n_trials=new.n_trials)
     points = old.points + [point for point in new.points if point not in old.points]
     space = {key: list(dict.fromkeys([*old.space[key], *new.space[key]])) for key in old.space}
-    return dataclasses.replace(new, space=space, points=points, n_trials=len(points), mlflow_run_id=old.mlflow_run_id)
+    merged = dataclasses.replace(new, space=space, points=points, n_trials=len(points), extended=True)
+    return dataclasses.replace(merged, mlflow_run_id=old.mlflow_run_id)
 
 
 def _differences(old: Record, new: Record) -> Iterator[tuple[str, str]]:

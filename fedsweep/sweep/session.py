@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from fedsweep import environment, job, schema, tracking
@@ -171,7 +172,8 @@ def _launch(checked: Checked, engine: Engine) -> None:
 def _arguments(checked: Checked, engine: Engine, run: Run) -> list[str]:
     """A run as overrides; its folder tells the task function which run it is."""
     seed = [f"seed={run.config.seed}"] if engine.record.replicates > 1 else []
-    place = [f"hydra.sweep.dir={run.sweep}", f"hydra.sweep.subdir={run.folder.relative_to(run.sweep)}"]
+    sweep = QuotedString(str(run.sweep), Quote.single).with_quotes()
+    place = [f"hydra.sweep.dir={sweep}", f"hydra.sweep.subdir={run.folder.relative_to(run.sweep)}"]
     return [*checked.space.arguments(engine.trials[run.trial].point), *seed, *place]
 
 

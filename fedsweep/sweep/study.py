@@ -63,25 +63,27 @@ class Study:
         settings: schema.Sweep,
         seed: int,
     ):
-        """Opens the study, or makes it.
+        """Makes the study, or opens it for a sweep that goes on.
 
         Raises:
-          UserError: the storage cannot be used.
+          UserError: the storage cannot be used, or holds another sweep's study of that name.
         """
         self._settings, self._seed, self._dimensions = settings, seed, dimensions
         self._distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
         self._excess: dict[int, float] = {}  # bits over the budget, by trial
         self._numbers: list[int] = []  # Optuna's numbers of our trials; a trial half drawn in a crash has none of ours
         try:
-            storage = get_storage(storage)
-            self._study = self._open(name, storage)
+            self._study = self._open(name, backend := get_storage(storage))
             trials = self._study.get_trials(deepcopy=False)
             self._before = [trial for trial in trials if _NUMBER in trial.user_attrs]
             if any(trial.distributions != self._distributions for trial in self._before):  # the space was extended
-                optuna.delete_study(study_name=name, storage=storage)
-                self._study = self._open(name, storage)
+                optuna.delete_study(study_name=name, storage=backend)
+                self._study = self._open(name, backend)
                 self._study.add_trials([self._moved(trial) for trial in self._before])
                 self._before = trials = self._study.get_trials(deepcopy=False)
+        except optuna.exceptions.DuplicatedStudyError as error:
+            right = "give the sweep's folder (hydra.sweep.dir) another name"
+            raise UserError(f"sweep.storage={masked(str(storage))}: holds a study named {name}; {right}") from error
         except Exception as error:  # each kind of storage has its own
             reason = masked(str(error)).partition("\n")[0]
             right = "name an Optuna storage, such as sqlite:///studies.db, or leave it null"
@@ -92,7 +94,9 @@ class Study:
 
     def _open(self, name: str, storage: str | BaseStorage) -> optuna.Study:
         directions = list(self._settings.directions.values())
-        study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        study = optuna.create_study(
+            study_name=name, storage=storage, directions=directions, load_if_exists=self._settings.resume is not None
+        )
         if not study.metric_names:
             with _trying_new_things():
                 study.set_metric_names(list(self._settings.directions))

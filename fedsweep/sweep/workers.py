@@ -255,7 +255,8 @@ class Pool:
 
     def _interrupt(self, engine: Engine, board: Board) -> None:
         running = [worker for worker in self._workers if worker.run]
-        board.say(f"interrupted: {len(running)} runs write what they have")
+        if running:
+            board.say(f"interrupted: {len(running)} runs write what they have")
         deadline = time.monotonic() + _PATIENCE
         while any(worker.alive for worker in running) and time.monotonic() < deadline:
             for worker in running:  # a library that is just compiling may swallow it, so it is said more than once

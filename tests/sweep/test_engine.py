@@ -11,6 +11,7 @@ import pytest
 from fedsweep import datasets, models
 from fedsweep.errors import UserError
 from fedsweep.federated import plan as planning
+from fedsweep.files import write_json
 from fedsweep.sweep import study as studies
 from fedsweep.sweep.engine import Engine
 from fedsweep.sweep.record import Record
@@ -39,7 +40,8 @@ def start(config, tmp_path):
             mlflow_run_id=None,
         )
         storage = studies.journal(place / studies.JOURNAL)
-        study = studies.Study("sweep", storage, dimensions, first.sweep, first.seed)
+        again = dataclasses.replace(first.sweep, resume="latest")
+        study = studies.Study("sweep", storage, dimensions, again, first.seed)
 
         def plan(checked):
             return planning.of(checked, models.build(checked.model.name, datasets.spec(checked.dataset))).as_dict()
@@ -211,11 +213,9 @@ def test_results_that_are_there_are_not_made_again(start):
                 waiting += cut.runs(cut.draw())
             run = waiting.pop(done % len(waiting))
             run.folder.mkdir(parents=True, exist_ok=True)
-            studies_result = result(run)
-            from fedsweep.files import write_json
-
-            write_json(run.folder / "result.json", studies_result)
-            cut.finish(run, studies_result)
+            left = result(run)
+            write_json(run.folder / "result.json", left)
+            cut.finish(run, left)
             done += 1
         for run in waiting[:2]:  # under way at the moment of the crash
             run.folder.mkdir(parents=True, exist_ok=True)

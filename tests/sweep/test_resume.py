@@ -159,11 +159,7 @@ def test_ctrl_c_then_resume_and_what_may_not_differ(fedsweep):
 
     for change, says in {
         "rounds=41": "rounds was 40, is 41",
-        "optimizer=fedadam": "optimizer.name was fedavg, is fedadam",
-        "replicates=2": "replicates was 1, is 2",
-        "sweep.objectives=[minimize test_loss]": "test_loss was None, is minimize",
         "encoder.bits=2,4,8": "add sweep.extend=true",
-        "sweep.n_trials=3": "n_trials was 4, is 3",
     }.items():
         refused = fedsweep(*arguments, *space, change, "sweep.resume=out")
         assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1, change

@@ -28,7 +28,7 @@ def values(point) -> list[float]:
 
 
 def open_study(config, storage, *overrides, dimensions=DIMENSIONS, seed=0):
-    return studies.Study("sweep", storage, dimensions, config(*overrides).sweep, seed)
+    return studies.Study("sweep", storage, dimensions, config("sweep.resume=latest", *overrides).sweep, seed)
 
 
 def search(study, trials, lag=3, first=0):
@@ -135,6 +135,13 @@ def test_an_enumerated_space_is_stored_as_it_is_and_can_grow(config, tmp_path):
     plain = optuna.load_study(study_name="sweep", storage=studies.journal(tmp_path / "j"))
     assert [t.params["encoder.bits"] for t in plain.trials] == ["2", "4", "8"]
     assert [t.state.name for t in plain.trials] == ["COMPLETE", "COMPLETE", "RUNNING"]
+
+
+def test_a_new_sweep_takes_no_other_sweeps_study(config, tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    studies.Study("sweep", url, DIMENSIONS, config().sweep, 0).draw()
+    with pytest.raises(UserError, match="holds a study named sweep; give the sweep's folder"):
+        studies.Study("sweep", url, DIMENSIONS, config().sweep, 0)
 
 
 def test_a_storage_that_cannot_be_used_is_one_line(config):
