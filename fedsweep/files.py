@@ -20,6 +20,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     draft.replace(path)
 
 
+def clear_drafts(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left; nobody else may be writing there."""
+    for path in folder.glob(".?*.[0-9]*"):
+        path.unlink()
+
+
 def write_json(path: Path, content: dict) -> None:
     """`content` as JSON, by `write_atomically`."""
     write_atomically(path, as_json(content))

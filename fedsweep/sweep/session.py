@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from fedsweep import environment, job, schema, tracking
 from fedsweep.errors import SweepFailed, UserError
-from fedsweep.files import claim, refuse_used, write_atomically
+from fedsweep.files import claim, clear_drafts, refuse_used, write_atomically
 from fedsweep.sweep import check, resume, table
 from fedsweep.sweep import record as records
 from fedsweep.sweep.board import Board
@@ -91,6 +91,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise UserError(f"{folder}: another process runs this sweep; wait for it, or end it") from None
     try:
+        clear_drafts(folder)
         yield
     finally:
         (folder / ".lock").unlink(missing_ok=True)

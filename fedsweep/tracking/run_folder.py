@@ -14,7 +14,7 @@ import yaml
 
 from fedsweep import schema
 from fedsweep.environment import masked
-from fedsweep.files import as_json, claim, write_atomically, write_json
+from fedsweep.files import as_json, claim, clear_drafts, write_atomically, write_json
 
 RESULT = "result.json"
 FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
@@ -62,6 +62,8 @@ class RunFolder:
     def __init__(self, folder: Path, config: schema.Config, environment: dict, go_on: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.checkpoint = folder, folder / "checkpoint.npz"
+        if go_on:
+            clear_drafts(folder)
         write = write_atomically if go_on else claim
         if not (go_on and (folder / RESULT).exists()):  # it may know the tracker's run
             write(folder / RESULT, as_json({"status": "running"}))

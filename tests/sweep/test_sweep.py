@@ -236,8 +236,7 @@ def test_workers_live_long_and_are_replaced_after_so_many_runs(fedsweep):
         assert not any(map(psutil.pid_exists, seen))  # nothing is left running
         return len(seen)
 
-    assert processes("sweep.max_workers=1") == 1
-    assert processes("sweep.max_workers=1", "sweep.trials_per_worker=2") == 2
+    assert processes("sweep.max_workers=1", "sweep.trials_per_worker=2") == 2  # for three runs
 
 
 def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedsweep):
