@@ -43,7 +43,7 @@ def one_line_errors() -> Iterator[None]:
         names_a_file = not isinstance(error, OSError) or error.filename or isinstance(error, HydraException)
         if _TRACEBACKS or not names_a_file:
             raise
-        print(f"fedsweep: {_one_line(error)}", file=sys.stderr)
+        print(f"fedsweep: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 1))
     except ValueError as error:
         if _TRACEBACKS or "Config group override" not in str(error):  # Hydra's word for encoder=null
@@ -65,8 +65,8 @@ def refuse_subdir(hydra_config: DictConfig) -> None:
         raise UserError(f"hydra.sweep.subdir={subdir}: must stay ${{hydra.job.num}}, the trial's number")
 
 
-def _one_line(error: Exception) -> str:
-    """The error's own words in one line, without what only repeats or decorates them."""
+def one_line(error: Exception) -> str:
+    """An error's own words in one line, without what only repeats or decorates them."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; hydra.run.dir or hydra.sweep.dir names the output folder"
     if isinstance(error, MissingConfigException) and error.options:

@@ -66,9 +66,10 @@ def run_trial(run: Run, progress: Progress) -> dict:
             run.config, run.folder, run.title, progress, trial.Place(record.mlflow_run_id, _pruner(run, record))
         )
     except Exception as error:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "error.txt").write_text(environment.masked(traceback.format_exc()))
-        return record_failure(run.folder, " ".join(traceback.format_exception_only(error)[-1].split()))
+        result = record_failure(run.folder, " ".join(traceback.format_exception_only(error)[-1].split()))
+        with contextlib.suppress(OSError):  # a full disk, say: the result is what counts
+            (run.folder / "error.txt").write_text(environment.masked(traceback.format_exc()))
+        return result
 
 
 def plan(config: schema.Config) -> dict:

@@ -325,6 +325,8 @@ def _check_sweep_keys(config: Config) -> None:
     }.items():
         _require(getattr(sweep, key) >= least, f"sweep.{key}", getattr(sweep, key), f"at least {least}")
 
+    _require(sweep.grid_limit <= 10_000, "sweep.grid_limit", sweep.grid_limit, "at most 10000")
+
     right = f"a list such as [maximize test_accuracy, minimize total_bits], each once, of {', '.join(METRICS)}"
     pairs = [text.partition(" ") for text in sweep.objectives]
     known = all(direction in ("maximize", "minimize") and metric in METRICS for direction, _, metric in pairs)

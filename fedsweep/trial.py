@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import traceback
@@ -16,7 +15,7 @@ from fedsweep.federated import plan as planning
 from fedsweep.progress import Progress
 from fedsweep.pruning import DominancePruner, Pruned
 from fedsweep.runtime import checkpoint
-from fedsweep.tracking.run_folder import RESULT, RoundRow, RunFolder
+from fedsweep.tracking.run_folder import RoundRow, RunFolder, read_result
 
 
 class _Diverged(Exception):
@@ -113,8 +112,9 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     ):
         tracker = None
         try:
-            tracker = _start_tracker(config, name, files, sweep, progress)
-            result.mlflow_run_id = tracker.run_id
+            result.mlflow_run_id = (read_result(folder) or {}).get("mlflow_run_id")  # of a run that was cut off
+            tracker = _start_tracker(config, name, sweep, result.mlflow_run_id, progress)
+            result.mlflow_run_id = tracker.run_id or result.mlflow_run_id
             files.write_result(result.as_dict())
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
             for line in planning.warnings(config, plan):
@@ -129,6 +129,8 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
             raise
         finally:
+            if tracker:  # first: a run with a result is never looked at again
+                tracker.flush()
             try:
                 files.write_result(result.as_dict())
             finally:
@@ -137,11 +139,10 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     return result.as_dict()
 
 
-def _start_tracker(config, name, files, sweep, progress) -> tracking.Tracker:
+def _start_tracker(config, name, sweep, known, progress) -> tracking.Tracker:
     if sweep is None:
         return tracking.start(config, name, parent=None)
     try:
-        known = json.loads((files.path / RESULT).read_text()).get("mlflow_run_id")
         return tracking.start(config, name, sweep.parent, known)
     except UserError as error:
         progress.say(f"{name}: runs without the tracker: {error}")  # a sweep does not end because a server restarts

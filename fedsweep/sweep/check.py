@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import schema
+from fedsweep import cli, schema
 from fedsweep.errors import UserError
 from fedsweep.sweep import space as spaces
 from fedsweep.sweep.record import Record
@@ -51,7 +53,7 @@ class Checked:
     space: Space
     record: Record
     first: schema.Config  # of the first point
-    configs: dict[tuple[str, ...], schema.Config]  # by the values of the points that were checked
+    configs: dict[frozenset, schema.Config]  # by the items of the points that were checked
 
     @property
     def settings(self) -> schema.Sweep:
@@ -59,8 +61,8 @@ class Checked:
 
     def config(self, point: Point) -> schema.Config:
         """The checked configuration of a point; raises `UserError` for a combination that makes no sense."""
-        known = self.configs.get(tuple(point.values()))
-        return known or schema.check(self.request.compose(self.space.arguments(point)))
+        known = self.configs.get(frozenset(point.items()))
+        return known or _composed(self.request, self.space, point)
 
 
 def check(request: Request) -> Checked:
@@ -70,11 +72,12 @@ def check(request: Request) -> Checked:
       UserError: for the first thing that is wrong.
     """
     space = spaces.parse(request.overrides)
-    for key in space.dimensions:
+    for dimension in space.dimensions:
+        key = dimension.lstrip("+")
         for name, reason in _UNSWEPT.items():
             if key == name or key.startswith((f"{name}.", f"{name}/")):
                 raise UserError(f"{key}: cannot be swept; {reason}")
-    first = schema.check(request.compose(space.arguments(next(iter(space.probes())))))
+    first = _composed(request, space, space.probes()[0])
     settings = first.sweep
     enumerated = space.size <= settings.grid_limit
     if enumerated:
@@ -85,7 +88,8 @@ def check(request: Request) -> Checked:
 
     if len(points) > _MANY:
         print(f"checking {len(points)} configurations", flush=True)
-    configs = {tuple(point.values()): schema.check(request.compose(space.arguments(point))) for point in points}
+    configs = {frozenset(point.items()): _composed(request, space, point) for point in points}
+    digests = {_text(point): _digest(_comparable(configs[frozenset(point.items())])) for point in points}
     _check_clients(configs.values())
     record = Record(
         space=space.describe(),
@@ -95,10 +99,22 @@ def check(request: Request) -> Checked:
         objectives=settings.directions,
         sampling=_sampling(settings, enumerated),
         config=_comparable(first),
-        fingerprint=_digest([_comparable(config) for config in configs.values()]),
+        digests=digests,
         mlflow_run_id=None,
     )
     return Checked(request, space, record, first, configs)
+
+
+def _composed(request: Request, space: Space, point: Point) -> schema.Config:
+    try:
+        return schema.check(request.compose(space.arguments(point)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(cli.one_line(error)) from error
+
+
+def _text(point: Point) -> str:
+    """A point as a key that does not depend on the order of the command line."""
+    return " ".join(f"{key}={value}" for key, value in sorted(point.items()))
 
 
 def dimensions(checked: Checked, record: Record) -> dict[str, Dimension]:
@@ -116,7 +132,7 @@ def _search(space: Space, settings: schema.Sweep) -> int:
             f"sweep.n_trials=null: the space has {size}, and up to sweep.grid_limit={settings.grid_limit} are"
             " enumerated; say how many trials to draw, as sweep.n_trials=20"
         )
-    if "seed" in space.dimensions:
+    if any(key.lstrip("+") == "seed" for key in space.dimensions):
         raise UserError("seed: is no dimension of a search; replicates=3 repeats every trial with three seeds")
     if settings.sampler.name == "gp":
         try:
@@ -159,4 +175,4 @@ def _comparable(config: schema.Config) -> dict:
 
 
 def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

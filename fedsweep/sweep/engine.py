@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from fedsweep import schema
 from fedsweep.errors import UserError
 from fedsweep.files import write_json
-from fedsweep.sweep.record import Record, Trial, read_result, record_failure, write_trials
+from fedsweep.sweep.record import Record, Trial, record_failure, write_trials
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import RESULT, UNFINISHED
+from fedsweep.tracking.run_folder import RESULT, UNFINISHED, read_result
 from fedsweep.units import format_bits
 
 if TYPE_CHECKING:  # heavy
@@ -79,7 +79,7 @@ class Engine:
         self._told = 0
         self._first: dict[str, Trial] = {}  # by what makes two trials equal
         self._runs: dict[int, list[Run]] = {}
-        self._ordered = ordered(record, settings)
+        self._ordered = ordered(record, settings) and not (folder is None and record.points is not None)
 
     def may_draw(self) -> bool:
         """Whether the next trial can be drawn now."""
@@ -104,16 +104,16 @@ class Engine:
         self._runs[number] = []
         try:
             config = self._configure(point)
-        except UserError as error:  # a drawn combination that the schema refuses: one bad trial
+            plan = (self._known(trial) or {}).get("plan") or self._plan(config)
+        except UserError as error:  # a drawn combination that makes no sense, say: one bad trial
+            self._study.commit()
             for replicate in range(trial.replicates):
                 trial.results[replicate] = self._refuse(trial, replicate, "failed", str(error))
             return trial
-        plan = (self._known(trial) or {}).get("plan") or self._plan(config)
         messages = config.clients_per_round * config.rounds
         self.sent[number] = plan["uplink_bits"] * messages, plan["downlink_bits"] * messages
         total = sum(self.sent[number])
-        if self._settings.budget is not None:
-            self._study.constrain(number, total - self._settings.budget)
+        self._study.commit(None if self._settings.budget is None else total - self._settings.budget)
         trial.twin = self._first.setdefault(_identity(config, plan), trial)
         if trial.twin is trial:
             trial.twin = None
@@ -185,7 +185,7 @@ class Engine:
             self._told += 1
 
     def close(self) -> None:
-        """Tells the study what it does not know yet. A search that was cut off will tell it when it goes on."""
+        """Tells the study what it does not know yet. A search that was cut off tells it at the right place later."""
         if self.done or self.record.points is not None:
             self._tell(len(self.trials))
 

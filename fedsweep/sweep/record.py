@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +22,10 @@ from fedsweep.errors import UserError
 from fedsweep.files import write_atomically, write_json
 from fedsweep.pareto.front import on_front
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import RESULT, UNFINISHED
+from fedsweep.tracking.run_folder import CHECKPOINT, RESULT, UNFINISHED, read_result
 
 _RESULT_COLUMNS = ("test_accuracy", "uplink_bits", "downlink_bits", "total_bits")
+_GRAVEST_FIRST = ("failed", "diverged", "interrupted", "running", "pruned", "complete")
 SWEEP, TRIALS = "sweep.yaml", "trials.csv"
 
 
@@ -38,9 +40,15 @@ class Record:
     objectives: dict[str, str]
     sampling: dict  # the sampler, the pruner, and what else the trials depend on
     config: dict  # of the first point; what a resumed sweep is compared with
-    fingerprint: str  # of the configurations of all points (of a sampled space, of its probes)
+    digests: dict[str, str]  # of the configuration of each point (of a sampled space: of each that was checked)
     mlflow_run_id: str | None  # the parent run
-    extended: bool = False  # points were added; the fingerprint is then of those on the last command line alone
+    fingerprint: str = ""  # of everything above but the tracker's run
+
+    def __post_init__(self) -> None:
+        content = dataclasses.asdict(self)
+        del content["fingerprint"], content["mlflow_run_id"]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        object.__setattr__(self, "fingerprint", digest)
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / SWEEP, self.as_yaml())
@@ -65,20 +73,12 @@ class Record:
         return str(trial) if self.replicates == 1 else f"{trial}/{replicate}"
 
 
-def read_result(folder: Path) -> dict | None:
-    """The folder's result.json; an empty one (claimed, then the disk was full, say) is of a run that has only begun."""
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    text = path.read_text()
-    return json.loads(text) if text else {"status": "running"}
-
-
 def record_failure(folder: Path, error: str, status: str = "failed") -> dict:
     """Makes sure that a run's folder says how it ended, however far it came."""
     result = (read_result(folder) or {}) | {"status": status, "error": masked(error)}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RESULT, result)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
 
 
@@ -106,9 +106,8 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """`complete` if all replicates are; else the first of the others' statuses."""
-        statuses = [self.results[k]["status"] for k in sorted(self.results)]
-        return next((status for status in statuses if status != "complete"), "complete")
+        """The gravest status of its replicates."""
+        return min((result["status"] for result in self.results.values()), key=_GRAVEST_FIRST.index)
 
     @property
     def error(self) -> str | None:
@@ -127,7 +126,7 @@ class Trial:
             return self.twin.objectives(metrics)
         if not self.finished or self.status != "complete":
             return None
-        values = [[result.get(metric) for result in self.results.values()] for metric in metrics]
+        values = [[self.results[k].get(metric) for k in range(self.replicates)] for metric in metrics]
         if any(value is None for replicates in values for value in replicates):
             return None
         return [float(np.mean(replicates)) for replicates in values]

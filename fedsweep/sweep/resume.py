@@ -23,7 +23,7 @@ def find(wanted: str, beside: Path) -> Path:
                 f"sweep.resume={wanted}: {folder / SWEEP} is not there; name the folder of a sweep, or latest"
             )
         return folder
-    sweeps = [path for path in beside.parent.glob(f"*/{SWEEP}") if path.is_file()]
+    sweeps = [path for path in beside.parent.glob(f"*/{SWEEP}") if path.is_file() and path.stat().st_size]
     if not sweeps:
         raise UserError(f"sweep.resume=latest: {beside.parent} holds no sweep; name the folder of one")
     return max(sweeps, key=lambda path: path.stat().st_mtime).parent
@@ -42,9 +42,11 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
         raise UserError(f"sweep.resume: {'; '.join(other)}; run it as it was, or start another sweep")
     if added and not extend:
         raise UserError(f"sweep.resume: {'; '.join(added)}; run it as it was, or add sweep.extend=true")
+    for point, digest in new.digests.items():
+        if old.digests.get(point, digest) != digest:
+            where = f"the configuration of {point}" if point else "the configuration"
+            raise UserError(f"sweep.resume: {where} was another; an override or a file in conf has changed since")
     if not added:
-        if old.fingerprint != new.fingerprint and not old.extended:
-            raise UserError("sweep.resume: a choice's file in conf has changed since; start another sweep")
         return old
     if set(old.space) != set(new.space):
         raise UserError(f"sweep.extend: {'; '.join(added)}; only values can be added to the keys that are swept")
@@ -60,20 +62,24 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
         return dataclasses.replace(old, n_trials=new.n_trials)
     points = old.points + [point for point in new.points if point not in old.points]
     space = {key: list(dict.fromkeys([*old.space[key], *new.space[key]])) for key in old.space}
-    merged = dataclasses.replace(new, space=space, points=points, n_trials=len(points), extended=True)
-    return dataclasses.replace(merged, mlflow_run_id=old.mlflow_run_id)
+    return dataclasses.replace(
+        old, space=space, points=points, n_trials=len(points), digests={**old.digests, **new.digests}
+    )
 
 
 def _differences(old: Record, new: Record) -> Iterator[tuple[str, str]]:
     """(what differs, a line that says how)"""
-    swept = {*old.space, *new.space}
+    same_first = next(iter(old.digests), None) == next(iter(new.digests), None)
+    swept = set() if same_first else {key.lstrip("+") for key in {*old.space, *new.space}}  # another first point
     for part in ("config", "objectives", "sampling"):
         then, now = _flat(getattr(old, part)), _flat(getattr(new, part))
         for key in sorted({*then, *now}):
             if key not in swept and key.partition(".")[0] not in swept and then.get(key) != now.get(key):
                 yield part, f"{key} was {then.get(key)}, is {now.get(key)}"
-    for part in ("replicates", "space", "n_trials"):
+    for part in ("objectives", "replicates", "space", "n_trials"):
         then, now = getattr(old, part), getattr(new, part)
+        if part == "objectives":  # their order is the study's
+            then, now = " ".join(then), " ".join(now)
         if then != now:
             yield part, f"{part} was {_show(then)}, is {_show(now)}"
 

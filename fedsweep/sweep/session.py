@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -22,7 +22,7 @@ from fedsweep.sweep.check import Checked, Request
 from fedsweep.sweep.engine import Engine, Run, at_once
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.workers import Pool, count
-from fedsweep.tracking.run_folder import UNFINISHED
+from fedsweep.tracking.run_folder import UNFINISHED, read_result
 
 
 def run(request: Request) -> None:
@@ -34,20 +34,27 @@ def run(request: Request) -> None:
       KeyboardInterrupt: after Ctrl-C; `sweep.resume=latest` goes on.
     """
     checked = check.check(request)
+    folder, record = _place(checked)
     if checked.settings.dry_run:
-        engine = _engine(checked, None, checked.record, job.plan)
+        engine = _engine(checked, None, record, job.plan)
         while engine.may_draw():
             engine.draw()
         table.show_plans(engine)
         return
-    folder, record = _place(checked)
-    with _pool(checked, record) as pool:  # early: workers load TensorFlow while the tracker is opened
+    with contextlib.ExitStack() as stack:
+        if checked.settings.resume:
+            stack.enter_context(_locked(folder))
+        pool = stack.enter_context(_pool(checked, record))  # early: TensorFlow loads while the tracker is opened
         tracking.check(checked.first)
         if not checked.settings.resume:
+            from fedsweep.sweep import study
+
+            study.refuse_used(checked.settings.storage, folder.name)
             folder.mkdir(parents=True, exist_ok=True)
             claim(folder / records.SWEEP, record.as_yaml())
-        with _locked(folder), _parent(folder, record, checked) as record:
-            _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool)
+            stack.enter_context(_locked(folder))
+        record = stack.enter_context(_parent(folder, record, checked))
+        _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool)
 
 
 def _run(checked: Checked, engine: Engine, pool: Pool | None) -> None:
@@ -131,10 +138,8 @@ def _engine(checked: Checked, folder: Path | None, record: Record, bits: Callabl
     if folder:
         storage = checked.settings.storage or study.journal(folder / study.JOURNAL)
     dimensions = check.dimensions(checked, record)
-    searched = study.Study(
-        folder.name if folder else "dry run", storage, dimensions, checked.settings, checked.first.seed
-    )
-
+    name = folder.name if folder else "dry run"
+    searched = study.Study(name, storage, dimensions, checked.settings, checked.first.seed)
     return Engine(folder, record, checked.settings, searched, checked.config, bits)
 
 
@@ -153,21 +158,33 @@ def _launch(checked: Checked, engine: Engine) -> None:
         runs = []
         while engine.may_draw() and (checked.request.batch is None or len(runs) < checked.request.batch):
             runs += engine.runs(engine.draw())
-        if not runs:
-            continue
         for run in runs:
             engine.begin(run)
-        try:
-            errors = checked.request.launch([_arguments(checked, engine, run) for run in runs])
-        except BaseException:  # Ctrl-C: what has begun says interrupted
-            for run in runs:
-                engine.finish(run, records.read_result(run.folder))
-            raise
-        for run, error in zip(runs, errors, strict=True):
-            result = records.read_result(run.folder)
-            if not result or result["status"] in UNFINISHED:
-                result = records.record_failure(run.folder, error or "its process left no result")
+        for _ in range(checked.settings.retries + 1):
+            if not (left := [run for run in runs if not _over(run)]):
+                break
+            errors = _launch_batch(checked, engine, left)
+        for run in runs:
+            result = read_result(run.folder) if _over(run) else records.record_failure(run.folder, errors[run.folder])
             engine.finish(run, result)
+
+
+def _over(run: Run) -> bool:
+    result = read_result(run.folder)
+    return bool(result) and result["status"] not in UNFINISHED
+
+
+def _launch_batch(checked: Checked, engine: Engine, runs: Sequence[Run]) -> dict[Path, str]:
+    """Launches the runs once; by folder what to say of one that is not over."""
+    try:
+        errors = checked.request.launch([_arguments(checked, engine, run) for run in runs])
+    except Exception as error:  # a launcher that lost a process loses the batch
+        errors = [" ".join(f"{type(error).__name__}: {error}".split())] * len(runs)
+    except KeyboardInterrupt:
+        for run in runs:
+            engine.finish(run, read_result(run.folder))
+        raise
+    return {run.folder: error or "its process left no result" for run, error in zip(runs, errors, strict=True)}
 
 
 def _arguments(checked: Checked, engine: Engine, run: Run) -> list[str]:

@@ -2,8 +2,8 @@
 
 Only the public ask and tell are used. Three rules make a search repeat, whatever the number of workers and however
 often it is cut off: each trial is drawn by a fresh sampler whose seed follows from the trial's number; the caller tells
-results in the order of the trials, at fixed places between the draws; and a trial counts as drawn when its last
-attribute is stored, so what a crash left half drawn is drawn again.
+results in the order of the trials, at fixed places between the draws; and where a crash left a trial half drawn, or the
+sweep is extended, all draws are made again in a new study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from optuna.trial import TrialState
 from fedsweep import schema, seeds
 from fedsweep.environment import masked
 from fedsweep.errors import UserError
-from fedsweep.sweep.space import Choices, Dimension, Interval, Point
+from fedsweep.sweep.space import Choices, Dimension, Point, Range
 
 JOURNAL = "study.journal"
 _NUMBER = "trial"  # the user attribute that is stored last: the trial's number in the sweep
@@ -70,29 +70,28 @@ class Study:
         """
         self._settings, self._seed, self._dimensions = settings, seed, dimensions
         self._distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
-        self._excess: dict[int, float] = {}  # bits over the budget, by trial
-        self._numbers: list[int] = []  # Optuna's numbers of our trials; a trial half drawn in a crash has none of ours
+        self._numbers: list[int] = []  # Optuna's numbers of our trials
+        self._pending: optuna.Trial | None = None  # drawn, not committed
+        where = "study.journal" if isinstance(storage, BaseStorage) else f"sweep.storage={masked(storage)}"
         try:
-            self._study = self._open(name, backend := get_storage(storage))
+            backend = get_storage(storage)
+            self._study = self._open(name, backend)
             trials = self._study.get_trials(deepcopy=False)
             self._before = [trial for trial in trials if _NUMBER in trial.user_attrs]
-            if any(trial.distributions != self._distributions for trial in self._before):  # the space was extended
+            self._expected = [self._point(trial) for trial in self._before]
+            # What was half drawn, or told when a search seemed to be at its end, is not where it would have been. So
+            # all is drawn again, as it was.
+            if settings.extend or len(self._before) < len(trials):
                 optuna.delete_study(study_name=name, storage=backend)
-                self._study = self._open(name, backend)
-                self._study.add_trials([self._moved(trial) for trial in self._before])
-                self._before = trials = self._study.get_trials(deepcopy=False)
+                self._study, self._before = self._open(name, backend), []
         except optuna.exceptions.DuplicatedStudyError as error:
-            right = "give the sweep's folder (hydra.sweep.dir) another name"
-            raise UserError(f"sweep.storage={masked(str(storage))}: holds a study named {name}; {right}") from error
+            raise UserError(
+                f"{where}: holds a study named {name}; rename the sweep's folder (hydra.sweep.dir)"
+            ) from error
         except Exception as error:  # each kind of storage has its own
-            reason = masked(str(error)).partition("\n")[0]
-            right = "name an Optuna storage, such as sqlite:///studies.db, or leave it null"
-            raise UserError(f"sweep.storage={masked(str(settings.storage))}: {reason}; {right}") from error
-        for trial in trials:
-            if trial.state == TrialState.RUNNING and _NUMBER not in trial.user_attrs:
-                self._study.tell(trial.number, state=TrialState.FAIL)
+            raise UserError(f"{where}: cannot be used; {masked(str(error)).partition(chr(10))[0]}") from error
 
-    def _open(self, name: str, storage: str | BaseStorage) -> optuna.Study:
+    def _open(self, name: str, storage: BaseStorage) -> optuna.Study:
         directions = list(self._settings.directions.values())
         study = optuna.create_study(
             study_name=name, storage=storage, directions=directions, load_if_exists=self._settings.resume is not None
@@ -102,41 +101,42 @@ class Study:
                 study.set_metric_names(list(self._settings.directions))
         return study
 
-    def _moved(self, trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-        """The trial in the extended space."""
-        return optuna.trial.create_trial(
-            state=trial.state,
-            values=trial.values,
-            params=trial.params,
-            distributions=self._distributions,
-            user_attrs=trial.user_attrs,
-            system_attrs=trial.system_attrs,
-        )
-
-    def draw(self, fixed: Point | None = None) -> Point:
-        """The point of the next trial: what was drawn before, the given one of an enumerated space, or a new draw."""
-        number = len(self._numbers)
-        if number < len(self._before):
-            trial = self._before[number]
-        else:
-            self._study.sampler = self._sampler(number, fixed)
-            trial = self._study.ask(self._distributions)
-            trial.set_user_attr(_NUMBER, number)
-        self._numbers.append(trial.number)
+    def _point(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Point:
         return {key: _text(dimension, trial.params[key]) for key, dimension in self._dimensions.items()}
 
-    def constrain(self, number: int, excess: float) -> None:
-        """Trial `number` would send so many bits over the budget (under, if negative); before it is told."""
-        self._excess[number] = excess
+    def draw(self, fixed: Point | None = None) -> Point:
+        """The point of the next trial: what was drawn before, the given one of an enumerated space, or a new draw.
+
+        `commit` follows.
+        """
+        number = len(self._numbers)
+        if number < len(self._before):
+            self._numbers.append(self._before[number].number)
+            return self._expected[number]
+        self._study.sampler = self._sampler(number, fixed)
+        self._pending = self._study.ask(self._distributions)
+        self._numbers.append(self._pending.number)
+        point = self._point(self._pending)
+        if number < len(self._expected) and point != self._expected[number]:
+            then, now = self._expected[number], f"Optuna {optuna.__version__} draws {point}"
+            raise UserError(f"trial {number} was {then}, and {now}; go on with the version that began the sweep")
+        return point
+
+    def commit(self, excess: float | None = None) -> None:
+        """The trial is drawn; it would send `excess` bits more than the budget (fewer, if negative)."""
+        if self._pending:
+            if excess is not None:
+                self._pending.set_constraint("bit_budget", excess)
+            self._pending.set_user_attr(_NUMBER, len(self._numbers) - 1)
+            self._pending = None
 
     def tell(self, number: int, status: str, values: Sequence[float] | None) -> None:
         """The end of trial `number`, with its objectives if it is complete. Telling it twice does nothing."""
         state = TrialState.PRUNED if status == "pruned" else TrialState.COMPLETE if values else TrialState.FAIL
-        self._study.sampler = self._sampler(number)  # it stores the constraint
         self._study.tell(self._numbers[number], values, state, skip_if_finished=True)
 
     @_trying_new_things()
-    def _sampler(self, number: int, fixed: Point | None = None) -> optuna.samplers.BaseSampler:
+    def _sampler(self, number: int, fixed: Point | None) -> optuna.samplers.BaseSampler:
         def seed(*numbers: int) -> int:
             return int(seeds.words(self._seed, seeds.Stream.SEARCH, 1, *numbers)[0])
 
@@ -148,12 +148,7 @@ class Study:
             return optuna.samplers.QMCSampler(seed=seed(), scramble=True, warn_independent_sampling=False)
         if sampler.name == "random":
             return optuna.samplers.RandomSampler(seed(number))
-        if self._settings.budget is not None:
-            arguments["constraints_func"] = self._constraints
         return _GUIDED[sampler.name](seed=seed(number), **arguments)
-
-    def _constraints(self, trial: optuna.trial.FrozenTrial) -> tuple[float]:
-        return (self._excess.get(trial.user_attrs[_NUMBER], 0.0),)
 
 
 def journal(path: Path) -> JournalStorage:
@@ -161,27 +156,36 @@ def journal(path: Path) -> JournalStorage:
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     if path.exists():
         content = path.read_bytes()
-        if whole := content.rfind(b"\n") + 1:  # a power cut may leave half a line
-            os.truncate(path, whole)
+        os.truncate(path, content.rfind(b"\n") + 1)  # a power cut may leave half a line
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def refuse_used(storage: str | None, name: str) -> None:
+    """Says early what a new sweep's study would say: its storage cannot be used, or has a study of that name."""
+    if storage is None:
+        return
+    try:
+        names = optuna.get_all_study_names(storage)
+    except Exception as error:
+        reason = masked(str(error)).partition("\n")[0]
+        right = "name an Optuna storage, such as sqlite:///studies.db, or leave it null"
+        raise UserError(f"sweep.storage={masked(storage)}: cannot be used ({reason}); {right}") from error
+    if name in names:
+        right = "rename the sweep's folder (hydra.sweep.dir), or resume it"
+        raise UserError(f"sweep.storage={masked(storage)}: holds a study named {name}; {right}")
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if isinstance(dimension, Choices):
         return CategoricalDistribution(dimension.values)
-    if isinstance(dimension, Interval):
-        kind = IntDistribution if dimension.whole else FloatDistribution
-        return kind(dimension.low, dimension.high, log=dimension.log)
-    low, high = sorted((dimension.start, dimension.start + (dimension.count - 1) * dimension.step))
-    if isinstance(low, int) and isinstance(dimension.step, int):
-        return IntDistribution(low, high, step=abs(dimension.step))
-    return FloatDistribution(low, high, step=abs(dimension.step))
+    if isinstance(dimension, Range):  # by index: steps of floats do not add up to the last value
+        return IntDistribution(0, dimension.count - 1)
+    kind = IntDistribution if dimension.whole else FloatDistribution
+    return kind(dimension.low, dimension.high, log=dimension.log)
 
 
 def _text(dimension: Dimension, value: CategoricalChoiceType) -> str:
     """A value of Optuna's as it stands in a point."""
     if isinstance(dimension, Choices):
         return value
-    if isinstance(dimension, Interval):
-        return repr(value)
-    return dimension.text(round((value - dimension.start) / dimension.step))
+    return dimension.text(value) if isinstance(dimension, Range) else repr(value)

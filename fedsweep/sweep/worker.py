@@ -1,14 +1,15 @@
 """A process that runs trials, one after another, for the sweep that started it. TensorFlow is imported once.
 
 The sweep talks to it through a socket. It sends a `Run`, a configuration to plan, or None to end; the worker answers
-with (kind, content) pairs, at last ("done", result) or ("plan", plan). When the socket closes, the sweep has died: the
-worker ends at once with what it has started.
+with (kind, content) pairs, at last ("done", result), ("plan", plan) or ("no plan", why). When the socket closes, the
+sweep has died: the worker ends at once with what it has started.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
@@ -39,13 +40,22 @@ class _Reporter(Progress):
         print(line, flush=True)  # into the run's log
 
     def go_on(self, rounds: int) -> None:
-        self._connection.send(("round", (rounds, None, 0)))
+        _tell(self._connection, "round", (rounds, None, 0))
 
     def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
-        self._connection.send(("round", (round_number, accuracy, uplink_bits + downlink_bits)))
+        _tell(self._connection, "round", (round_number, accuracy, uplink_bits + downlink_bits))
+
+
+def _tell(connection: Connection, kind: str, content: object) -> None:
+    """If nobody listens, the sweep has died and this process is about to end: nothing may happen to the run before."""
+    try:
+        connection.send((kind, content))
+    except OSError:
+        threading.Event().wait()
 
 
 def main(descriptor: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
     runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
@@ -53,10 +63,13 @@ def main(descriptor: int) -> None:
 
     from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
 
-    connection.send(("ready", None))
+    _tell(connection, "ready", None)
     while (run := runs.get()) is not None:
         if isinstance(run, schema.Config):
-            connection.send(("plan", job.plan(run)))
+            try:
+                _tell(connection, "plan", job.plan(run))
+            except Exception as error:
+                _tell(connection, "no plan", f"{type(error).__name__}: {error}")
             continue
         run.folder.mkdir(parents=True, exist_ok=True)
         _log_to(run.folder / "log.txt")
@@ -64,7 +77,7 @@ def main(descriptor: int) -> None:
             result = job.run_trial(run, _Reporter(connection))
         except KeyboardInterrupt:
             return  # the run's folder says interrupted
-        connection.send(("done", result))
+        _tell(connection, "done", result)
 
 
 def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
@@ -72,10 +85,12 @@ def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
     try:
         while True:
             runs.put(connection.recv())
-    except (EOFError, OSError):
-        for child in psutil.Process().children(recursive=True):  # TFF's own worker
-            child.kill()
-        os._exit(1)
+    finally:  # the sweep has died, or what it sends cannot be read
+        try:
+            for child in psutil.Process().children(recursive=True):  # TFF's own worker
+                child.kill()
+        finally:
+            os._exit(1)
 
 
 def _log_to(path: Path) -> None:

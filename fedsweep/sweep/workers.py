@@ -16,14 +16,15 @@ from collections.abc import Mapping
 
 import psutil
 
-from fedsweep import environment, schema
+from fedsweep import environment, schema, tracking
 from fedsweep.errors import UserError
 from fedsweep.sweep.board import Board
 from fedsweep.sweep.engine import Engine, Run
-from fedsweep.sweep.record import read_result, record_failure
-from fedsweep.tracking.run_folder import UNFINISHED
+from fedsweep.sweep.record import record_failure
+from fedsweep.tracking.run_folder import UNFINISHED, read_result
 
 _MEMORY = 2 * 1024**3  # bytes that a worker is expected to need: TensorFlow, TFF, a model and its clients
+_ATTEMPTS = 3  # workers that may die over a plan
 _STILLBORN = 3  # workers that die in a row while they start; then something is wrong that no retry mends
 _PATIENCE = 60.0  # seconds for interrupted runs to write what they have
 
@@ -53,8 +54,8 @@ class Worker:
         return self._process.poll() is None
 
     def start(self, run: Run) -> None:
-        self.run, self.last_trial, self.runs = run, run.trial, self.runs + 1
         self.connection.send(run)
+        self.run, self.last_trial, self.runs = run, run.trial, self.runs + 1
 
     def interrupt(self) -> None:
         """Asks a running run to end; it says so in its folder. There is no next run."""
@@ -91,7 +92,11 @@ class Worker:
 
     def death(self) -> str:
         """How a process ended that should not have."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:  # it hangs on its way out
+            self._process.kill()
+            code = self._process.wait()
         if code >= 0:
             return f"its process ended with status {code}; log.txt has what it said"
         name = signal.Signals(-code).name
@@ -136,22 +141,30 @@ class Pool:
 
     def plan(self, config: schema.Config) -> dict:
         """A configuration's plan (`Plan.as_dict`), made by a worker that has nothing to do: TensorFlow is there."""
-        while True:
+        death = ""
+        for _ in range(_ATTEMPTS):
             position = next(k for k, worker in enumerate(self._workers) if worker.run is None)
             worker = self._workers[position]
             try:
                 worker.connection.send(config)
-                while (message := worker.connection.recv())[0] != "plan":
+                kind, content = worker.connection.recv()
+                if kind == "ready":
                     self._ready(worker)
-                return message[1]
+                    kind, content = worker.connection.recv()
             except (EOFError, OSError):
-                self._replace(position)
+                death = self._replace(position)
+                continue
+            if kind == "plan":
+                return content
+            death = content
+            break
+        raise UserError(f"no plan could be made: {death}")
 
     def work(self, engine: Engine, board: Board) -> None:
         """Draws trials and runs them until the engine is done.
 
-        After Ctrl-C the runs under way are asked to end, and are recorded as interrupted, before KeyboardInterrupt goes
-        on.
+        After Ctrl-C, or if something goes wrong here, the runs under way are asked to end and recorded as interrupted
+        before the exception goes on.
         """
         waiting: list[Run] = []
         deaths: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -162,12 +175,17 @@ class Pool:
                         if self._workers[position].runs >= self._settings.trials_per_worker:
                             self._workers[position].end()
                             self._workers[position] = Worker(self._variables)
+                        try:
+                            self._workers[position].start(run)
+                        except OSError:  # it has died while it had nothing to do
+                            waiting.insert(0, run)
+                            self._replace(position)
+                            continue
                         engine.begin(run)
-                        self._workers[position].start(run)
                         board.begin(run)
                 if any(worker.run for worker in self._workers):
                     self._wait(engine, board, waiting, deaths)
-        except KeyboardInterrupt:
+        except BaseException:
             self._interrupt(engine, board)
             raise
 
@@ -236,11 +254,11 @@ class Pool:
         self, position: int, engine: Engine, board: Board, waiting: list[Run], deaths: collections.Counter
     ) -> None:
         """A worker has died: its run starts again, from its last checkpoint, or has failed."""
-        run = self._workers[position].run
+        run, ready = self._workers[position].run, self._workers[position].ready
         death = self._replace(position)
         if run is None:
             return
-        deaths[run.trial, run.replicate] += 1
+        deaths[run.trial, run.replicate] += ready  # one that was only starting had not begun it
         result = read_result(run.folder)
         if result and result["status"] not in UNFINISHED:  # it died on its way out
             engine.finish(run, result)
@@ -250,6 +268,7 @@ class Pool:
             waiting.insert(0, run)
         else:
             result = record_failure(run.folder, death)
+            tracking.end(run.config, result)
             engine.finish(run, result)
             board.finish(run, result)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fedsweep import schema
 from fedsweep.tracking.base import NoTracker, Tracker
 
-__all__ = ["NoTracker", "Tracker", "check", "start"]
+__all__ = ["NoTracker", "Tracker", "check", "end", "start"]
 
 
 def check(config: schema.Config) -> None:
@@ -17,6 +17,15 @@ def check(config: schema.Config) -> None:
         from fedsweep.tracking import mlflow_store
 
         mlflow_store.connect(config.tracker)
+
+
+def end(config: schema.Config, result: dict) -> None:
+    """Closes the tracker's run of a run that died without a word; `result` is what is known of it."""
+    if isinstance(config.tracker, schema.MlflowTracker) and result.get("mlflow_run_id"):
+        from fedsweep.tracking import mlflow_store
+
+        client, _ = mlflow_store.connect(config.tracker)
+        mlflow_store.end(client, result["mlflow_run_id"], result["status"])
 
 
 def start(config: schema.Config, name: str, parent: str | None, run_id: str | None = None) -> Tracker:

@@ -17,6 +17,10 @@ class Tracker(abc.ABC):
         """Takes the metrics of a round."""
 
     @abc.abstractmethod
+    def flush(self) -> None:
+        """Delivers what has been taken."""
+
+    @abc.abstractmethod
     def finish(self, status: str) -> None:
         """Ends the run with one of the statuses of result.json; nothing is logged after it."""
 
@@ -26,6 +30,9 @@ class NoTracker(Tracker):
 
     def log_round(self, row: RoundRow) -> None:
         """rounds.csv has it."""
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
     def finish(self, status: str) -> None:
         """result.json has it."""

@@ -26,7 +26,7 @@ from fedsweep.tracking.run_folder import RoundRow
 
 _FLUSH_SECONDS = 5.0  # log_metric costs 7 ms, a metric of a batch 0.13 ms: they are sent together, this often
 _PAUSE_SECONDS = 60.0  # added after a failure
-_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1000  # MLflow's limits
+_PARAMS_A_BATCH, _ROUNDS_A_BATCH = 100, 100  # MLflow takes 100 params and 1000 metrics at once
 _STATUS = {"complete": "FINISHED", "interrupted": "KILLED"}  # every other status: FAILED
 _UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
 _NO_LOCK = contextlib.nullcontext()
@@ -113,7 +113,7 @@ class MlflowTracker(Tracker):
 
     def __init__(self, config: schema.Config, name: str, parent: str | None, run_id: str | None = None):
         self._client, experiment = connect(config.tracker)
-        self._waiting: list[Metric] = []
+        self._waiting: list[list[Metric]] = []  # by round
         self._flushed = time.monotonic()
         self._logged = 0  # the last round that the store knows
         if run_id and self._reopen(run_id, config.tracker):
@@ -152,22 +152,23 @@ class MlflowTracker(Tracker):
             "bits/total": row.total_bits,
         }
         now = int(time.time() * 1000)
-        self._waiting += [Metric(key, value, now, row.round) for key, value in values.items() if value is not None]
+        self._waiting.append([Metric(key, value, now, row.round) for key, value in values.items() if value is not None])
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._flush()
+            self.flush()
 
     def finish(self, status: str) -> None:
-        self._flush()
+        self.flush()
         if self._waiting:
-            print(f"fedsweep: MLflow: {len(self._waiting)} metrics were not delivered", file=sys.stderr)
+            print(f"fedsweep: MLflow: metrics of {len(self._waiting)} rounds were not delivered", file=sys.stderr)
         end(self._client, self.run_id, status)
 
-    def _flush(self) -> None:
-        """Sends what waits; what could not be sent goes on waiting."""
-        with _forgiving(f"{len(self._waiting)} metrics wait"):
+    def flush(self) -> None:
+        """Sends what waits, rounds as a whole; what could not be sent goes on waiting."""
+        with _forgiving(f"metrics of {len(self._waiting)} rounds wait"):
             while self._waiting:
-                self._client.log_batch(self.run_id, metrics=self._waiting[:_METRICS_A_BATCH])
-                del self._waiting[:_METRICS_A_BATCH]
+                rounds = self._waiting[:_ROUNDS_A_BATCH]
+                self._client.log_batch(self.run_id, metrics=[metric for one in rounds for metric in one])
+                del self._waiting[:_ROUNDS_A_BATCH]
         # After a failure the next attempt comes later, so a server that hangs does not stall every round.
         self._flushed = time.monotonic() + (_PAUSE_SECONDS if self._waiting else 0)
 

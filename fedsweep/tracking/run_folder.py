@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fedsweep import schema
 from fedsweep.environment import masked
 from fedsweep.files import as_json, claim, clear_drafts, write_atomically, write_json
 
-RESULT = "result.json"
+RESULT, CHECKPOINT = "result.json", "checkpoint.npz"
 FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
 UNFINISHED = ("running", "interrupted")  # a run with any other status is over
 
@@ -53,6 +54,15 @@ def _row(cells: dict[str, str]) -> RoundRow:
     )
 
 
+def read_result(folder: Path) -> dict | None:
+    """The folder's result.json. An empty one, of a disk that was full, is of a run that has only begun."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    text = path.read_text()
+    return json.loads(text) if text else {"status": "running"}
+
+
 class RunFolder:
     """Writes one run's files; a context manager. rounds.csv grows by a whole line at the end of every round.
 
@@ -61,7 +71,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: schema.Config, environment: dict, go_on: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.checkpoint = folder, folder / "checkpoint.npz"
+        self.path, self.checkpoint = folder, folder / CHECKPOINT
         if go_on:
             clear_drafts(folder)
         write = write_atomically if go_on else claim

@@ -36,7 +36,7 @@ def start(config, tmp_path):
             objectives=first.sweep.directions,
             sampling={},
             config={},
-            fingerprint="",
+            digests={},
             mlflow_run_id=None,
         )
         storage = studies.journal(place / studies.JOURNAL)

@@ -23,7 +23,7 @@ def grid(bits="2,4", thresholds="10,20", **changes) -> Record:
         objectives={"test_accuracy": "maximize"},
         sampling={"bit_budget": None},
         config={"rounds": 40, "encoder": {"bits": bits.split(",")[0], "name": "uniform"}, "seed": 0},
-        fingerprint=f"{bits} {thresholds}",
+        digests={" ".join(f"{key}={value}" for key, value in sorted(point.items())): "same" for point in points},
         mlflow_run_id="parent",
     )
     return dataclasses.replace(record, **changes)
@@ -32,7 +32,7 @@ def grid(bits="2,4", thresholds="10,20", **changes) -> Record:
 def search(n_trials=20, interval="interval(0.01,1)", **changes) -> Record:
     sampling = {"sampler": {"name": "tpe", "n_startup_trials": 10}, "in_flight": 4}
     space = {"optimizer.client_lr": interval}
-    changes |= {"space": space, "points": None, "n_trials": n_trials, "sampling": sampling, "fingerprint": "f"}
+    changes |= {"space": space, "points": None, "n_trials": n_trials, "sampling": sampling}
     return grid(**changes)
 
 
@@ -70,8 +70,24 @@ def test_another_space_needs_extend(new):
 
 
 def test_a_changed_file_of_a_choice_is_noticed():
-    with pytest.raises(UserError, match="a choice's file in conf has changed"):
-        resume.merge(grid(), grid(fingerprint="other"), extend=False)
+    changed = {**grid().digests, "encoder.bits=4 encoder.threshold=10": "other"}
+    for extend, bits in ((False, "2,4"), (True, "2,4,8")):
+        with pytest.raises(UserError, match=r"the configuration of encoder.bits=4 encoder.threshold=10 was another"):
+            resume.merge(grid(), grid(bits=bits, digests=changed), extend)
+
+
+def test_the_order_of_the_command_line_does_not_matter():
+    points = [dict(reversed(point.items())) for point in reversed(grid().points)]
+    digests = dict(reversed(grid().digests.items()))
+    turned = grid(space=dict(reversed(grid().space.items())), points=points, digests=digests)
+    assert resume.merge(grid(), turned, extend=False) == grid()
+    assert resume.merge(grid(), grid(bits="4,2"), extend=True).points == grid().points
+
+
+def test_the_order_of_the_objectives_does():
+    both = {"test_accuracy": "maximize", "total_bits": "minimize"}
+    with pytest.raises(UserError, match="objectives was"):
+        resume.merge(grid(objectives=both), grid(objectives=dict(reversed(both.items()))), extend=True)
 
 
 def test_an_extended_grid_keeps_the_numbers_of_its_old_points():

@@ -31,12 +31,21 @@ def open_study(config, storage, *overrides, dimensions=DIMENSIONS, seed=0):
     return studies.Study("sweep", storage, dimensions, config("sweep.resume=latest", *overrides).sweep, seed)
 
 
+def drawn(study, count, fixed=()):
+    points = []
+    for k in range(count):
+        points.append(study.draw(fixed[k] if fixed else None))
+        study.commit()
+    return points
+
+
 def search(study, trials, lag=3, first=0):
     points = []
     for number in range(trials):
         if number >= first + lag:
             study.tell(number - lag, "complete", values(points[number - lag]))
         points.append(study.draw())
+        study.commit()
     return points
 
 
@@ -60,10 +69,10 @@ def test_draws_repeat_and_go_on_after_any_interruption(config, tmp_path, sampler
 def test_a_guided_sampler_uses_what_it_is_told(config, tmp_path):
     def draws(told):
         study = open_study(config, studies.journal(tmp_path / str(told)), "sweep.sampler.n_startup_trials=3")
-        points = [study.draw() for _ in range(6)]
+        points = drawn(study, 6)
         for number, point in enumerate(points):
             study.tell(number, "complete", [told * v for v in values(point)])
-        return [study.draw() for _ in range(4)]
+        return drawn(study, 4)
 
     assert draws(1) != draws(-1)
 
@@ -76,13 +85,45 @@ def test_values_lie_in_the_space_as_hydra_reads_them(config, tmp_path):
         assert point["rounds"] in ("10", "8", "6", "4")
 
 
-def test_a_trial_that_a_crash_left_half_drawn_is_drawn_again(config, tmp_path):
-    path = tmp_path / "journal"
-    whole = search(open_study(config, studies.journal(tmp_path / "whole")), 6)
-    search(open_study(config, studies.journal(path)), 3)
-    plain = optuna.load_study(study_name="sweep", storage=studies.journal(path))
-    plain.ask({"encoder": optuna.distributions.CategoricalDistribution(("uniform", "hadamard"))})  # no more than that
-    assert search(open_study(config, studies.journal(path)), 6) == whole
+@pytest.mark.parametrize("sampler", sampler_choices())
+def test_a_trial_that_a_crash_left_half_drawn_is_drawn_again(config, tmp_path, sampler):
+    """Also where the sampler has counted it already: at every place of the search."""
+    overrides = [f"sweep/sampler={sampler}"]
+    if sampler.startswith("nsga"):
+        overrides.append("sweep.sampler.population_size=4")
+    whole = search(open_study(config, studies.journal(tmp_path / "whole"), *overrides), 12)
+    for cut in range(12):
+        path = tmp_path / f"cut{cut}"
+        study = open_study(config, studies.journal(path), *overrides)
+        points = search(study, cut)
+        if cut >= 3:
+            study.tell(cut - 3, "complete", values(points[cut - 3]))
+        study.draw()  # and no commit
+        assert search(open_study(config, studies.journal(path), *overrides), 12) == whole
+
+
+def test_an_extended_search_is_the_longer_search(config, tmp_path):
+    """The last results were told when it seemed to be at its end; the longer search would not have known them yet."""
+    overrides = ["sweep.sampler.n_startup_trials=3"]
+    whole = search(open_study(config, studies.journal(tmp_path / "whole"), *overrides), 16)
+    study = open_study(config, studies.journal(tmp_path / "j"), *overrides)
+    for number, point in enumerate(search(study, 8)):
+        study.tell(number, "complete", values(point))
+    extended = open_study(config, studies.journal(tmp_path / "j"), *overrides, "sweep.extend=true")
+    assert search(extended, 16) == whole
+
+
+def test_another_optuna_that_draws_other_points_is_noticed(config, tmp_path):
+    search(open_study(config, studies.journal(tmp_path / "j")), 3)
+    study = open_study(config, studies.journal(tmp_path / "j"), "sweep.extend=true", seed=1)
+    with pytest.raises(UserError, match=r"trial 0 was .* go on with the version that began the sweep"):
+        study.draw()
+
+
+def test_every_value_of_a_range_of_floats_can_be_drawn(config, tmp_path):
+    steps = {"optimizer.client_lr": Range(0.3, 0.3, 3, ("0.3", "0.6", "0.8999999999999999"))}
+    study = open_study(config, studies.journal(tmp_path / "j"), "sweep/sampler=random", dimensions=steps)
+    assert {point["optimizer.client_lr"] for point in drawn(study, 30)} == set(steps["optimizer.client_lr"].values)
 
 
 def test_a_journal_with_half_a_line_and_a_forgotten_lock_opens(config, tmp_path):
@@ -91,6 +132,8 @@ def test_a_journal_with_half_a_line_and_a_forgotten_lock_opens(config, tmp_path)
     search(open_study(config, studies.journal(path)), 3)
     with path.open("ab") as file:
         file.write(b'{"op_code": 5, "trial')
+    (tmp_path / "first").write_text('{"op_code": 0')
+    assert len(search(open_study(config, studies.journal(tmp_path / "first")), 3)) == 3
     (tmp_path / "journal.lock").symlink_to(path)
     assert search(open_study(config, studies.journal(path)), 6) == whole
 
@@ -99,7 +142,7 @@ def test_the_study_is_optunas_own(config, tmp_path):
     """Anybody's Optuna reads it: directions, names of the objectives, states."""
     url = f"sqlite:///{tmp_path}/studies.db"
     study = open_study(config, url)
-    points = [study.draw() for _ in range(4)]
+    points = drawn(study, 4)
     study.tell(0, "complete", values(points[0]))
     study.tell(0, "complete", values(points[0]))  # twice does nothing
     study.tell(1, "pruned", None)
@@ -116,7 +159,7 @@ def test_a_budget_is_a_constraint_of_the_study(config, tmp_path):
     study = open_study(config, storage, "sweep.bit_budget=500")
     for number in range(2):
         point = study.draw()
-        study.constrain(number, -100.0 if number else 100.0)
+        study.commit(-100.0 if number else 100.0)
         study.tell(number, "complete", values(point))
     over, under = optuna.load_study(study_name="sweep", storage=storage).trials
     assert any(value > 0 for value in over.constraints.values())
@@ -126,12 +169,13 @@ def test_a_budget_is_a_constraint_of_the_study(config, tmp_path):
 def test_an_enumerated_space_is_stored_as_it_is_and_can_grow(config, tmp_path):
     bits = {"encoder.bits": Choices(("2", "4"))}
     study = open_study(config, studies.journal(tmp_path / "j"), dimensions=bits)
-    assert [study.draw({"encoder.bits": b}) for b in "24"] == [{"encoder.bits": "2"}, {"encoder.bits": "4"}]
+    assert drawn(study, 2, [{"encoder.bits": b} for b in "24"]) == [{"encoder.bits": "2"}, {"encoder.bits": "4"}]
     study.tell(0, "complete", [0.5, 10])
     more = {"encoder.bits": Choices(("2", "4", "8"))}
-    study = open_study(config, studies.journal(tmp_path / "j"), dimensions=more)
-    assert [study.draw({"encoder.bits": b})["encoder.bits"] for b in "248"] == ["2", "4", "8"]
-    study.tell(1, "complete", [0.6, 20])
+    study = open_study(config, studies.journal(tmp_path / "j"), "sweep.extend=true", dimensions=more)
+    assert drawn(study, 3, [{"encoder.bits": b} for b in "248"])[2] == {"encoder.bits": "8"}
+    for number in (0, 1):
+        study.tell(number, "complete", [0.6, 20])
     plain = optuna.load_study(study_name="sweep", storage=studies.journal(tmp_path / "j"))
     assert [t.params["encoder.bits"] for t in plain.trials] == ["2", "4", "8"]
     assert [t.state.name for t in plain.trials] == ["COMPLETE", "COMPLETE", "RUNNING"]
@@ -139,11 +183,14 @@ def test_an_enumerated_space_is_stored_as_it_is_and_can_grow(config, tmp_path):
 
 def test_a_new_sweep_takes_no_other_sweeps_study(config, tmp_path):
     url = f"sqlite:///{tmp_path}/studies.db"
+    studies.refuse_used(url, "sweep")
     studies.Study("sweep", url, DIMENSIONS, config().sweep, 0).draw()
-    with pytest.raises(UserError, match="holds a study named sweep; give the sweep's folder"):
+    with pytest.raises(UserError, match="holds a study named sweep; rename the sweep's folder"):
+        studies.refuse_used(url, "sweep")
+    with pytest.raises(UserError, match="holds a study named sweep; rename the sweep's folder"):
         studies.Study("sweep", url, DIMENSIONS, config().sweep, 0)
 
 
-def test_a_storage_that_cannot_be_used_is_one_line(config):
-    with pytest.raises(UserError, match=r"sweep.storage=.*: .*; name an Optuna storage"):
-        open_study(config, "sqlite:////proc/no/such.db", "sweep.storage=sqlite:////proc/no/such.db")
+def test_a_storage_that_cannot_be_used_is_one_line():
+    with pytest.raises(UserError, match=r"sweep.storage=.*: cannot be used .*; name an Optuna storage"):
+        studies.refuse_used("sqlite:////proc/no/such.db", "sweep")
