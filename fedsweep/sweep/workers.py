@@ -141,7 +141,7 @@ class Pool:
 
     def plan(self, config: schema.Config) -> dict:
         """A configuration's plan (`Plan.as_dict`), made by a worker that has nothing to do: TensorFlow is there."""
-        death = ""
+        why = ""
         for _ in range(_ATTEMPTS):
             position = next(k for k, worker in enumerate(self._workers) if worker.run is None)
             worker = self._workers[position]
@@ -152,13 +152,13 @@ class Pool:
                     self._ready(worker)
                     kind, content = worker.connection.recv()
             except (EOFError, OSError):
-                death = self._replace(position)
+                why = self._replace(position)
                 continue
             if kind == "plan":
                 return content
-            death = content
+            why = content
             break
-        raise UserError(f"no plan could be made: {death}")
+        raise UserError(f"no plan could be made: {why}")
 
     def work(self, engine: Engine, board: Board) -> None:
         """Draws trials and runs them until the engine is done.

@@ -261,10 +261,13 @@ def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedswe
 
 
 def test_a_sweep_in_which_no_trial_completes_fails_loudly(fedsweep):
-    done = fedsweep("-m", *FAST, "optimizer.client_lr=1e30", "encoder.bits=2,4", "sweep.max_failures=9", "tracker=csv")
+    wrong = ["optimizer.client_lr=1e30", "encoder.bits=2,4", "sweep.max_failures=9", "hydra.sweep.dir=out"]
+    done = fedsweep("-m", *FAST, *wrong)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("fedsweep: no trial completed; trial 0: diverged, round")
+    parent = yaml.safe_load((fedsweep.folder / "out" / "sweep.yaml").read_text())["mlflow_run_id"]
+    assert store(fedsweep.folder).get_run(parent).info.status == "FAILED"
 
 
 def test_an_exception_in_a_run_is_recorded_and_returned(config, tmp_path, monkeypatch):
