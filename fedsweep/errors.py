@@ -8,6 +8,6 @@ class UserError(Exception):
 
 
 class SweepFailed(UserError):
-    """A sweep came to its end, and too many of its trials failed."""
+    """Too many trials of a sweep failed, or it lost the means to run them."""
 
     exit_status = 2

@@ -126,7 +126,9 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.error = str(stopped)
         except BaseException as error:
             result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
+            result.error = "interrupted by a signal"
+            if result.status == "failed":
+                result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
             raise
         finally:
             if tracker:  # first: a run with a result is never looked at again

@@ -22,8 +22,6 @@ class _State:
     run: Run
     started: float = field(default_factory=time.monotonic)
     round: int | None = None  # None: compiling
-    first: int | None = None  # the round that was reported first
-    first_at: float = 0.0
     accuracy: float | None = None
     bits: int = 0
 
@@ -84,8 +82,6 @@ class Board:
     def advance(self, run: Run, number: int, accuracy: float | None, bits: int) -> None:
         """A round has ended; `accuracy` is that of the last evaluation."""
         state = self._running[run.trial, run.replicate]
-        if state.first is None:
-            state.first, state.first_at = number, time.monotonic()
         state.round, state.accuracy, state.bits = number, accuracy, bits
         if not self._console.is_terminal and accuracy is not None and number % run.config.evaluate_every == 0:
             sent = f"accuracy {accuracy:.4f}  {format_bits(bits)}"
@@ -111,16 +107,14 @@ class Board:
         return f"[{', '.join([*counts, f'{self._left} to do'])}; {self._time_left()}]"
 
     def _time_left(self) -> str:
-        """From the runs that have ended, and the rounds of those that go on."""
-        if self._durations:
-            mean = sum(self._durations) / len(self._durations)
-        else:
-            known = [s for s in self._running.values() if s.first is not None and s.round > s.first]
-            if not known:
-                return "time left: not known yet"
-            rates = [(time.monotonic() - s.first_at) / (s.round - s.first) * s.rounds for s in known]
-            mean = sum(rates) / len(rates)
-        now = time.monotonic()
+        """From the runs that have ended; before the first has, from those that are furthest."""
+        now, durations = time.monotonic(), self._durations
+        if not durations:
+            running = [state for state in self._running.values() if state.round]
+            durations = [(now - state.started) / state.round * state.rounds for state in running]
+        if not durations:
+            return "time left: not known yet"
+        mean = sum(durations) / len(durations)
         spent = sum(min(now - state.started, mean) for state in self._running.values())
         seconds = int(max(0.0, self._left * mean - spent) / self._workers)
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"

@@ -19,7 +19,7 @@ from fedsweep import cli, schema
 from fedsweep.errors import UserError
 from fedsweep.sweep import space as spaces
 from fedsweep.sweep.record import Record
-from fedsweep.sweep.space import Choices, Dimension, Point, Space
+from fedsweep.sweep.space import Choices, Dimension, Interval, Point, Space
 
 _UNSWEPT = {
     "tracker": "the trials of a sweep are children of one run",
@@ -79,6 +79,8 @@ def check(request: Request) -> Checked:
                 raise UserError(f"{key}: cannot be swept; {reason}")
     first = _composed(request, space, space.probes()[0])
     settings = first.sweep
+    if first.replicates > 1 and any(key.lstrip("+") == "seed" for key in space.dimensions):
+        raise UserError(f"seed: cannot be swept with replicates={first.replicates}, which are seed, seed + 1, ...")
     enumerated = space.size <= settings.grid_limit
     if enumerated:
         n_trials = min(int(space.size), settings.n_trials or int(space.size))
@@ -110,6 +112,11 @@ def _composed(request: Request, space: Space, point: Point) -> schema.Config:
         return schema.check(request.compose(space.arguments(point)))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(cli.one_line(error)) from error
+    except UserError as error:
+        for key, dimension in space.dimensions.items():
+            if isinstance(dimension, Interval) and "to Integer" in str(error) and key in str(error):
+                raise UserError(f"{key}={dimension}: takes whole numbers; write int({dimension})") from error
+        raise
 
 
 def _text(point: Point) -> str:
@@ -156,7 +163,7 @@ def _check_clients(configs) -> None:
 
 def _sampling(settings: schema.Sweep, enumerated: bool) -> dict:
     """What the trials depend on beside their configurations."""
-    found: dict = {"bit_budget": settings.budget}
+    found: dict = {"bit_budget": settings.bit_budget}
     if not enumerated:
         found["sampler"] = dict(vars(settings.sampler))
     if isinstance(settings.pruner, schema.DominancePruner):

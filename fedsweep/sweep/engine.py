@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsweep import schema
-from fedsweep.errors import UserError
+from fedsweep.errors import SweepFailed, UserError
 from fedsweep.files import write_json
 from fedsweep.sweep.record import Record, Trial, record_failure, write_trials
 from fedsweep.sweep.space import Point
@@ -54,14 +54,15 @@ class Engine:
 
     def __init__(
         self,
-        folder: Path | None,
+        folder: Path,
         record: Record,
         settings: schema.Sweep,
         study: Study,
         configure: Callable[[Point], schema.Config],
         plan: Callable[[schema.Config], dict],
+        dry: bool = False,
     ):
-        """Without a folder (a dry run) nothing is read or written.
+        """The engine before its first trial.
 
         Args:
           folder: the sweep's.
@@ -70,16 +71,17 @@ class Engine:
           study: draws the points; it has those that were drawn before an interruption.
           configure: a point's checked configuration.
           plan: a configuration's plan (`Plan.as_dict`).
+          dry: write nothing; of an enumerated space all trials can be drawn at once.
         """
         self.trials: list[Trial] = []
         self.sent: dict[int, tuple[int, int]] = {}  # bits of a whole run by the plan: uplink, downlink
         self.record = record
         self.folder, self._settings, self._study = folder, settings, study
-        self._configure, self._plan = configure, plan
+        self._configure, self._plan, self._dry = configure, plan, dry
         self._told = 0
         self._first: dict[str, Trial] = {}  # by what makes two trials equal
         self._runs: dict[int, list[Run]] = {}
-        self._ordered = ordered(record, settings) and not (folder is None and record.points is not None)
+        self._ordered = ordered(record, settings) and not (dry and record.points is not None)
 
     def may_draw(self) -> bool:
         """Whether the next trial can be drawn now."""
@@ -105,6 +107,8 @@ class Engine:
         try:
             config = self._configure(point)
             plan = (self._known(trial) or {}).get("plan") or self._plan(config)
+        except SweepFailed:  # nobody is left to plan: not this trial's fault
+            raise
         except UserError as error:  # a drawn combination that makes no sense, say: one bad trial
             self._study.commit()
             for replicate in range(trial.replicates):
@@ -123,13 +127,13 @@ class Engine:
 
     def _known(self, trial: Trial, replicate: int = 0) -> dict | None:
         """The result of a replicate that is in the folder already."""
-        return read_result(self.folder / self.record.run_folder(trial.number, replicate)) if self.folder else None
+        return read_result(self.folder / self.record.run_folder(trial.number, replicate))
 
     def _prepare(self, trial: Trial, replicate: int, config: schema.Config, total_bits: int) -> None:
         """Finds the result of a replicate, or plans its run."""
         budget = self._settings.budget
         if trial.twin:
-            if self.folder:
+            if not self._dry:
                 folder = self.folder / self.record.run_folder(trial.number, replicate)
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / RESULT, {"status": "duplicate", "duplicate_of": trial.twin.number})
@@ -137,8 +141,6 @@ class Engine:
         if budget is not None and total_bits > budget:
             sent = f"would send {format_bits(total_bits)}, more than sweep.bit_budget={format_bits(budget)}"
             trial.results[replicate] = self._refuse(trial, replicate, "pruned", sent)
-            return
-        if self.folder is None:
             return
         folder = self.folder / self.record.run_folder(trial.number, replicate)
         result = self._known(trial, replicate)
@@ -151,7 +153,7 @@ class Engine:
 
     def _refuse(self, trial: Trial, replicate: int, status: str, error: str) -> dict:
         """The result of a run that is not started."""
-        if self.folder is None:
+        if self._dry:
             return {"status": status, "error": error}
         return record_failure(self.folder / self.record.run_folder(trial.number, replicate), error, status)
 

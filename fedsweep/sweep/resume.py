@@ -25,7 +25,9 @@ def find(wanted: str, beside: Path) -> Path:
         return folder
     sweeps = [path for path in beside.parent.glob(f"*/{SWEEP}") if path.is_file() and path.stat().st_size]
     if not sweeps:
-        raise UserError(f"sweep.resume=latest: {beside.parent} holds no sweep; name the folder of one")
+        raise UserError(
+            f"sweep.resume=latest: {beside.parent} holds no sweep; if nothing had begun, leave sweep.resume out"
+        )
     return max(sweeps, key=lambda path: path.stat().st_mtime).parent
 
 
@@ -71,15 +73,15 @@ def _differences(old: Record, new: Record) -> Iterator[tuple[str, str]]:
     """(what differs, a line that says how)"""
     same_first = next(iter(old.digests), None) == next(iter(new.digests), None)
     swept = set() if same_first else {key.lstrip("+") for key in {*old.space, *new.space}}  # another first point
-    for part in ("config", "objectives", "sampling"):
-        then, now = _flat(getattr(old, part)), _flat(getattr(new, part))
+    for part, prefix in (("config", ""), ("sampling", "sweep.")):
+        then, now = _flat(getattr(old, part), prefix), _flat(getattr(new, part), prefix)
         for key in sorted({*then, *now}):
             if key not in swept and key.partition(".")[0] not in swept and then.get(key) != now.get(key):
                 yield part, f"{key} was {then.get(key)}, is {now.get(key)}"
     for part in ("objectives", "replicates", "space", "n_trials"):
         then, now = getattr(old, part), getattr(new, part)
         if part == "objectives":  # their order is the study's
-            then, now = " ".join(then), " ".join(now)
+            then, now = (", ".join(f"{way} {metric}" for metric, way in each.items()) for each in (then, now))
         if then != now:
             yield part, f"{part} was {_show(then)}, is {_show(now)}"
 

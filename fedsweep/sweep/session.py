@@ -36,7 +36,7 @@ def run(request: Request) -> None:
     checked = check.check(request)
     folder, record = _place(checked)
     if checked.settings.dry_run:
-        engine = _engine(checked, None, record, job.plan)
+        engine = _engine(checked, folder, record, job.plan)
         while engine.may_draw():
             engine.draw()
         table.show_plans(engine)
@@ -128,19 +128,17 @@ def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[Record]:
         mlflow_store.end(client, parent, status)
 
 
-def _engine(checked: Checked, folder: Path | None, record: Record, bits: Callable[[schema.Config], dict]) -> Engine:
-    """The engine of the sweep; of a dry run without a folder."""
+def _engine(checked: Checked, folder: Path, record: Record, bits: Callable[[schema.Config], dict]) -> Engine:
+    """The engine of the sweep; of a dry run with a study that is nowhere kept."""
     from optuna.storages import InMemoryStorage
 
     from fedsweep.sweep import study
 
-    storage = InMemoryStorage()
-    if folder:
-        storage = checked.settings.storage or study.journal(folder / study.JOURNAL)
+    dry = checked.settings.dry_run
+    storage = InMemoryStorage() if dry else checked.settings.storage or study.journal(folder / study.JOURNAL)
     dimensions = check.dimensions(checked, record)
-    name = folder.name if folder else "dry run"
-    searched = study.Study(name, storage, dimensions, checked.settings, checked.first.seed)
-    return Engine(folder, record, checked.settings, searched, checked.config, bits)
+    searched = study.Study(folder.name, storage, dimensions, checked.settings, checked.first.seed)
+    return Engine(folder, record, checked.settings, searched, checked.config, bits, dry)
 
 
 def _pool(checked: Checked, record: Record) -> contextlib.AbstractContextManager[Pool | None]:

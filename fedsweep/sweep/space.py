@@ -71,7 +71,7 @@ class Interval:
         return isinstance(self.low, int)
 
     def __str__(self) -> str:
-        text = f"interval({self.low},{self.high})"
+        text = f"int(interval({self.low},{self.high}))" if self.whole else f"interval({self.low},{self.high})"
         return f"tag(log,{text})" if self.log else text
 
 

@@ -40,10 +40,10 @@ def show_trials(trials: Sequence[Trial]) -> None:
 def show_plans(engine: Engine) -> None:
     """A dry run: what each trial would send, and which are duplicates."""
     table = Table()
-    for column in ("trial", *engine.record.space, "uplink", "downlink", "total", ""):
+    for column in ("trial", *engine.record.space, "uplink", "downlink", "total", "note"):
         table.add_column(column, justify="right" if column in ("uplink", "downlink", "total") else "left")
     for trial in engine.trials:
-        sent, note = engine.sent.get(trial.number), trial.error or ""
+        sent, note = engine.sent.get(trial.number), trial.error or (trial.status if trial.finished else "")
         if trial.twin:
             note = f"duplicate of trial {trial.twin.number}"
         bits = [format_bits(bits) for bits in (*sent, sum(sent))] if sent else [""] * 3
@@ -52,12 +52,10 @@ def show_plans(engine: Engine) -> None:
     console.print(table)
     record = engine.record
     left = record.n_trials - len(engine.trials)
-    trained = sum(1 for trial in engine.trials if not trial.twin and not trial.results)
-    console.print(
-        f"{trained} of {len(engine.trials)} trials would be trained, {record.replicates} runs each", highlight=False
-    )
-    if left:
-        console.print(f"{left} more would be drawn when these have ended", highlight=False)
+    trained = [trial for trial in engine.trials if not trial.twin and not trial.finished]
+    runs = f" with {record.replicates} runs each" if record.replicates > 1 else ""
+    later = f"; {left} more would be drawn as these end" if left else ""
+    console.print(f"{len(trained)} of {len(engine.trials)} trials would be trained{runs}{later}", highlight=False)
 
 
 def _console() -> Console:

@@ -40,7 +40,8 @@ class _Reporter(Progress):
         print(line, flush=True)  # into the run's log
 
     def go_on(self, rounds: int) -> None:
-        _tell(self._connection, "round", (rounds, None, 0))
+        print(f"goes on after round {rounds}", flush=True)
+        _tell(self._connection, "goes on", rounds)
 
     def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
         _tell(self._connection, "round", (round_number, accuracy, uplink_bits + downlink_bits))

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import psutil
 
 from fedsweep import environment, schema, tracking
-from fedsweep.errors import UserError
+from fedsweep.errors import SweepFailed, UserError
 from fedsweep.sweep.board import Board
 from fedsweep.sweep.engine import Engine, Run
 from fedsweep.sweep.record import record_failure
@@ -156,9 +156,8 @@ class Pool:
                 continue
             if kind == "plan":
                 return content
-            why = content
-            break
-        raise UserError(f"no plan could be made: {why}")
+            raise UserError(f"no plan could be made: {content}")
+        raise SweepFailed(f"workers end over a plan: {why}; sweep.resume=latest goes on")
 
     def work(self, engine: Engine, board: Board) -> None:
         """Draws trials and runs them until the engine is done.
@@ -230,6 +229,8 @@ class Pool:
                 self._ready(worker)
             elif kind == "round":
                 board.advance(worker.run, *content)
+            elif kind == "goes on":
+                board.say(f"{worker.run.title} goes on after round {content}")
             elif kind == "done":
                 run, worker.run = worker.run, None
                 engine.finish(run, content)
@@ -246,7 +247,7 @@ class Pool:
         worker.end()
         self._stillborn += not worker.ready
         if self._stillborn > _STILLBORN:
-            raise UserError(f"workers end before they can run anything: {death}")
+            raise SweepFailed(f"workers end before they can run anything: {death}; sweep.resume=latest goes on")
         self._workers[position] = Worker(self._variables)
         return death
 

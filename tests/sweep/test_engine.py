@@ -9,7 +9,7 @@ import random
 import pytest
 
 from fedsweep import datasets, models
-from fedsweep.errors import UserError
+from fedsweep.errors import SweepFailed, UserError
 from fedsweep.federated import plan as planning
 from fedsweep.files import write_json
 from fedsweep.sweep import study as studies
@@ -239,3 +239,17 @@ def test_the_front_uses_the_objectives_that_are_asked_for(start):
         engine.finish(run, result(run))
     assert [row["on_front"] for row in rows(engine)] == ["True", "False"]
     assert dataclasses.asdict(engine.record)["objectives"] == {"uplink_bits": "minimize"}
+
+
+def test_a_sweep_that_cannot_plan_stops_and_blames_no_trial(start):
+    engine = start({"encoder.bits": Choices(("2", "4"))}, [{"encoder.bits": "2"}, {"encoder.bits": "4"}])
+
+    def lost(_):
+        raise SweepFailed("workers end over a plan")
+
+    engine._plan = lost
+    with pytest.raises(SweepFailed):
+        engine.draw()
+    engine.close()
+    engine.write()
+    assert rows(engine) == [] and not (engine.folder / "0").exists()

@@ -46,8 +46,8 @@ def test_the_same_sweep_goes_on_as_it_was():
     [
         (grid(config={"rounds": 41, "encoder": {"bits": "2", "name": "uniform"}, "seed": 0}), "rounds was 40, is 41"),
         (grid(config={"rounds": 40, "encoder": {"bits": "2", "name": "drive"}, "seed": 0}), "encoder.name was uniform"),
-        (grid(objectives={"test_loss": "minimize"}), "test_loss was None, is minimize"),
-        (grid(sampling={"bit_budget": 5}), "bit_budget was None, is 5"),
+        (grid(objectives={"test_loss": "minimize"}), "objectives was maximize test_accuracy"),
+        (grid(sampling={"bit_budget": 5}), r"sweep\.bit_budget was None, is 5"),
         (grid(replicates=3), "replicates was 1, is 3"),
     ],
 )
@@ -59,7 +59,7 @@ def test_another_configuration_is_refused_whatever_is_asked(new, says, extend):
 
 def test_a_search_has_a_sampler_that_stays():
     other = dataclasses.replace(search(), sampling={"sampler": {"name": "random"}, "in_flight": 4})
-    with pytest.raises(UserError, match=r"sampler\.name was tpe, is random"):
+    with pytest.raises(UserError, match=r"sweep\.sampler\.name was tpe, is random"):
         resume.merge(search(), other, extend=True)
 
 
