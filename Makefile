@@ -39,7 +39,7 @@ bench: setup
 
 # Resolves the lock anew (after a change of pyproject.toml); needs uv on the PATH.
 lock:
-	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	uv pip compile pyproject.toml --extra dev --extra html --extra ray --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --quiet --output-file requirements.lock
 
 wheel: setup
