@@ -154,7 +154,7 @@ def _start_tracker(config, name, sweep, known, progress) -> tracking.Tracker:
 def _train(config, dataset, model, result, files, tracker, progress, sweep) -> None:
     evaluate = evaluation.Evaluator(model, dataset, environment.threads(config.runtime))
     with runtime.start(config, model) as running:
-        rows = _restore(files, running)
+        rows = _restore(files, running) if sweep else []
         for row in rows:
             result.take(row)
             tracker.log_round(row)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record, Trial
-from fedsweep.tracking.run_folder import UNFINISHED
+from fedsweep.tracking.run_folder import is_over
 from fedsweep.units import format_bits
 
 
@@ -64,7 +64,7 @@ class Board:
         """A trial has been drawn; some of its replicates may have a result already."""
         there = self._replicates if trial.twin else 0
         for result in trial.results.values():
-            if result["status"] not in UNFINISHED:
+            if is_over(result):
                 there += 1
                 self._counts[result["status"]] += 1
         if trial.twin:

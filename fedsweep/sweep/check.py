@@ -79,7 +79,7 @@ def check(request: Request) -> Checked:
                 raise UserError(f"{key}: cannot be swept; {reason}")
     first = _composed(request, space, space.probes()[0])
     settings = first.sweep
-    if first.replicates > 1 and any(key.lstrip("+") == "seed" for key in space.dimensions):
+    if first.replicates > 1 and _sweeps_seed(space):
         raise UserError(f"seed: cannot be swept with replicates={first.replicates}, which are seed, seed + 1, ...")
     enumerated = space.size <= settings.grid_limit
     if enumerated:
@@ -131,6 +131,10 @@ def dimensions(checked: Checked, record: Record) -> dict[str, Dimension]:
     return {key: Choices(tuple(values)) for key, values in record.space.items()}
 
 
+def _sweeps_seed(space: Space) -> bool:
+    return any(key.lstrip("+") == "seed" for key in space.dimensions)
+
+
 def _search(space: Space, settings: schema.Sweep) -> int:
     """The number of trials of a space that is not enumerated."""
     size = "no end of points" if math.isinf(space.size) else f"{space.size:,} points"
@@ -139,7 +143,7 @@ def _search(space: Space, settings: schema.Sweep) -> int:
             f"sweep.n_trials=null: the space has {size}, and up to sweep.grid_limit={settings.grid_limit} are"
             " enumerated; say how many trials to draw, as sweep.n_trials=20"
         )
-    if any(key.lstrip("+") == "seed" for key in space.dimensions):
+    if _sweeps_seed(space):
         raise UserError("seed: is no dimension of a search; replicates=3 repeats every trial with three seeds")
     if settings.sampler.name == "gp":
         try:

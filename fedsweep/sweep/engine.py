@@ -19,7 +19,7 @@ from fedsweep.errors import SweepFailed, UserError
 from fedsweep.files import write_json
 from fedsweep.sweep.record import Record, Trial, record_failure, write_trials
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import RESULT, UNFINISHED, read_result
+from fedsweep.tracking.run_folder import RESULT, is_over, read_result
 from fedsweep.units import format_bits
 
 if TYPE_CHECKING:  # heavy
@@ -106,7 +106,7 @@ class Engine:
         self._runs[number] = []
         try:
             config = self._configure(point)
-            plan = (self._known(trial) or {}).get("plan") or self._plan(config)
+            plan = (read_result(self._place(trial, 0)) or {}).get("plan") or self._plan(config)
         except SweepFailed:  # nobody is left to plan: not this trial's fault
             raise
         except UserError as error:  # a drawn combination that makes no sense, say: one bad trial
@@ -125,16 +125,14 @@ class Engine:
             self._prepare(trial, replicate, config, total)
         return trial
 
-    def _known(self, trial: Trial, replicate: int = 0) -> dict | None:
-        """The result of a replicate that is in the folder already."""
-        return read_result(self.folder / self.record.run_folder(trial.number, replicate))
+    def _place(self, trial: Trial, replicate: int) -> Path:
+        return self.folder / self.record.run_folder(trial.number, replicate)
 
     def _prepare(self, trial: Trial, replicate: int, config: schema.Config, total_bits: int) -> None:
         """Finds the result of a replicate, or plans its run."""
-        budget = self._settings.budget
+        budget, folder = self._settings.budget, self._place(trial, replicate)
         if trial.twin:
             if not self._dry:
-                folder = self.folder / self.record.run_folder(trial.number, replicate)
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / RESULT, {"status": "duplicate", "duplicate_of": trial.twin.number})
             return
@@ -142,11 +140,10 @@ class Engine:
             sent = f"would send {format_bits(total_bits)}, more than sweep.bit_budget={format_bits(budget)}"
             trial.results[replicate] = self._refuse(trial, replicate, "pruned", sent)
             return
-        folder = self.folder / self.record.run_folder(trial.number, replicate)
-        result = self._known(trial, replicate)
+        result = read_result(folder)
         if result:
             trial.results[replicate] = result
-        if not result or result["status"] in UNFINISHED:
+        if not is_over(result):
             title = trial.title if trial.replicates == 1 else f"{trial.title} replicate {replicate}"
             seeded = dataclasses.replace(config, seed=config.seed + replicate)
             self._runs[trial.number].append(Run(trial.number, replicate, title, seeded, folder, self.folder))
@@ -155,7 +152,7 @@ class Engine:
         """The result of a run that is not started."""
         if self._dry:
             return {"status": status, "error": error}
-        return record_failure(self.folder / self.record.run_folder(trial.number, replicate), error, status)
+        return record_failure(self._place(trial, replicate), error, status)
 
     def runs(self, trial: Trial) -> list[Run]:
         """The runs that a drawn trial needs."""

@@ -22,7 +22,7 @@ from fedsweep.errors import UserError
 from fedsweep.files import write_atomically, write_json
 from fedsweep.pareto.front import on_front
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import CHECKPOINT, RESULT, UNFINISHED, read_result
+from fedsweep.tracking.run_folder import CHECKPOINT, RESULT, is_over, read_result
 
 _RESULT_COLUMNS = ("test_accuracy", "uplink_bits", "downlink_bits", "total_bits")
 _GRAVEST_FIRST = ("failed", "diverged", "interrupted", "running", "pruned", "complete")
@@ -100,9 +100,7 @@ class Trial:
     def finished(self) -> bool:
         if self.twin:
             return self.twin.finished
-        return len(self.results) == self.replicates and all(
-            result["status"] not in UNFINISHED for result in self.results.values()
-        )
+        return len(self.results) == self.replicates and all(map(is_over, self.results.values()))
 
     @property
     def status(self) -> str:

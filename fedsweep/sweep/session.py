@@ -22,7 +22,7 @@ from fedsweep.sweep.check import Checked, Request
 from fedsweep.sweep.engine import Engine, Run, at_once
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.workers import Pool, count
-from fedsweep.tracking.run_folder import UNFINISHED, read_result
+from fedsweep.tracking.run_folder import is_over, read_result
 
 
 def run(request: Request) -> None:
@@ -159,17 +159,12 @@ def _launch(checked: Checked, engine: Engine) -> None:
         for run in runs:
             engine.begin(run)
         for _ in range(checked.settings.retries + 1):
-            if not (left := [run for run in runs if not _over(run)]):
+            if not (left := [run for run in runs if not is_over(read_result(run.folder))]):
                 break
             errors = _launch_batch(checked, engine, left)
         for run in runs:
-            result = read_result(run.folder) if _over(run) else records.record_failure(run.folder, errors[run.folder])
-            engine.finish(run, result)
-
-
-def _over(run: Run) -> bool:
-    result = read_result(run.folder)
-    return bool(result) and result["status"] not in UNFINISHED
+            result = read_result(run.folder)
+            engine.finish(run, result if is_over(result) else records.record_failure(run.folder, errors[run.folder]))
 
 
 def _launch_batch(checked: Checked, engine: Engine, runs: Sequence[Run]) -> dict[Path, str]:

@@ -21,7 +21,7 @@ from fedsweep.errors import SweepFailed, UserError
 from fedsweep.sweep.board import Board
 from fedsweep.sweep.engine import Engine, Run
 from fedsweep.sweep.record import record_failure
-from fedsweep.tracking.run_folder import UNFINISHED, read_result
+from fedsweep.tracking.run_folder import is_over, read_result
 
 _MEMORY = 2 * 1024**3  # bytes that a worker is expected to need: TensorFlow, TFF, a model and its clients
 _ATTEMPTS = 3  # workers that may die over a plan
@@ -261,7 +261,7 @@ class Pool:
             return
         deaths[run.trial, run.replicate] += ready  # one that was only starting had not begun it
         result = read_result(run.folder)
-        if result and result["status"] not in UNFINISHED:  # it died on its way out
+        if is_over(result):  # it died on its way out
             engine.finish(run, result)
             board.finish(run, result)
         elif deaths[run.trial, run.replicate] <= self._settings.retries:

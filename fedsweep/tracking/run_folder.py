@@ -63,6 +63,11 @@ def read_result(folder: Path) -> dict | None:
     return json.loads(text) if text else {"status": "running"}
 
 
+def is_over(result: dict | None) -> bool:
+    """Whether a run with this result.json (None: it has none) will never be gone on with."""
+    return result is not None and result["status"] not in UNFINISHED
+
+
 class RunFolder:
     """Writes one run's files; a context manager. rounds.csv grows by a whole line at the end of every round.
 
@@ -111,5 +116,5 @@ class RunFolder:
 
     def write_result(self, result: dict) -> None:
         write_json(self.path / RESULT, result)
-        if result["status"] not in UNFINISHED:
+        if is_over(result):
             self.checkpoint.unlink(missing_ok=True)
