@@ -92,7 +92,7 @@ def fedsweep_round(data, bits: int, name: str):
     from fedsweep import models, runtime
     from fedsweep.federated import cohort
 
-    running = runtime.start(config, models.build("cnn", data.spec))
+    running = runtime.start(config, models.build("cnn", data.spec), len(data.client_ids))
     return lambda number: running.round(cohort.sample(data, CLIENTS, SEED, number))
 
 

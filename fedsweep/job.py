@@ -78,7 +78,8 @@ def plan(config: schema.Config) -> dict:
     from fedsweep import datasets, models
     from fedsweep.federated import plan as planning
 
-    return planning.of(config, models.build(config.model.name, datasets.spec(config.dataset))).as_dict()
+    model = models.build(config.model.name, datasets.spec(config.dataset))
+    return planning.of(config, model, lambda: datasets.population(config.dataset, config.seed)).as_dict()
 
 
 def _pruner(run: Run, record: Record):

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         from fedsweep.federated import plan as planning
 
         model = models.build(config.model.name, datasets.spec(config.dataset))
-        show(config, model, planning.of(config, model))
+        show(config, model, planning.of(config, model, lambda: datasets.population(config.dataset, config.seed)))
 
 
 def show(config: schema.Config, model: Model, plan: Plan) -> None:
@@ -49,22 +49,26 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
     up = _table("Uplink: what a client sends", plan.uplink)
     _summary(up, "weight", planning.WEIGHT_BITS, planning.WEIGHT_BITS)
     _summary(up, "metrics", planning.METRICS_BITS, planning.METRICS_BITS)
-    _summary(up, "total", plan.uplink_bits, plan.float32_uplink_bits)
+    _summary(up, "total", plan.uplink_bits, plan.float32_uplink_bits, plan.uplink)
     down = _table("Downlink: what the server sends", plan.downlink)
     if parameters := sum(tensor.parameter_bits for tensor in plan.uplink):
         _summary(down, "parameters of the uplink's encoder", parameters)
-    _summary(down, "total", plan.downlink_bits, plan.float32_downlink_bits)
+    _summary(down, "total", plan.downlink_bits, plan.float32_downlink_bits, plan.downlink)
     console.print(up, down)
 
-    clients, rounds = config.clients_per_round, config.rounds
-    for name, times in ((f"A round of {clients} clients", clients), (f"{rounds} rounds", clients * rounds)):
-        sent, received = plan.uplink_bits * times, plan.downlink_bits * times
+    more = " and what the codes take" if plan.coded else ""
+    everyone = f" (the model to all {plan.receivers} of the data set)" if plan.receivers != plan.clients else ""
+    for name, times in (
+        (f"A round of {plan.clients} clients{everyone}", 1),
+        (f"{config.rounds} rounds", config.rounds),
+    ):
+        sent, received = (bits * times for bits in plan.round_bits)
         console.print(
             f"{name}: uplink {format_bits(sent)}, downlink {format_bits(received)}, total"
-            f" {format_bits(sent + received)}",
+            f" {format_bits(sent + received)}{more}",
             highlight=False,
         )
-    for line in planning.warnings(config, plan):
+    for line in planning.notes(config, plan):
         console.print(line, style="yellow")
 
 
@@ -78,15 +82,19 @@ def _table(title: str, tensors: Iterable[TensorPlan]) -> Table:
             "x".join(map(str, t.shape)),
             f"{t.elements:,}",
             t.encoder,
-            f"{t.bits:,}",
-            f"{t.bits / t.elements:.3f}",
-            f"{t.float32_bits / t.bits:.2f}",
+            f"{t.bits:,}{' + code' if t.coded else ''}",
+            "" if t.coded else f"{t.bits / t.elements:.3f}",
+            "" if t.coded else f"{t.float32_bits / t.bits:.2f}",
         )
     return table
 
 
-def _summary(table: Table, name: str, bits: int, float32_bits: int | None = None) -> None:
-    table.add_row(name, "", "", "", f"{bits:,}", "", f"{float32_bits / bits:.2f}" if float32_bits else "")
+def _summary(
+    table: Table, name: str, bits: int, float32_bits: int | None = None, tensors: Iterable[TensorPlan] = ()
+) -> None:
+    coded = any(tensor.coded for tensor in tensors)
+    ratio = f"{float32_bits / bits:.2f}" if float32_bits and not coded else ""
+    table.add_row(name, "", "", "", f"{bits:,}{' + code' if coded else ''}", "", ratio)
 
 
 if __name__ == "__main__":

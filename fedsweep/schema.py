@@ -18,6 +18,12 @@ from fedsweep.errors import UserError
 from fedsweep.units import parse_bits
 
 PACKINGS = ("tensor_encoding", "dense")
+ROTATIONS = ("none", "hadamard", "fourier", "kashin")
+VALUES = (  # what a sparsifier's values can be encoded with
+    "identity", "uniform", "qsgd", "terngrad", "sign", "one_bit", "drive", "eden", "lloyd_max", "normal_float",
+    "natural",
+)  # fmt: skip
+CODES = ("packed", "huffman", "range", "elias_gamma", "elias_delta", "golomb_rice", "zero_run")
 # What a sweep can optimize: the columns of rounds.csv that are no times and no counters.
 METRICS = (
     "train_loss",
@@ -33,15 +39,106 @@ METRICS = (
 @dataclass
 class Encoder:
     name: str
-    bits: int | None
+    bits: float | None  # without effect where a subclass does not type it anew; there so that grids compose
     threshold: int  # tensors with more elements than this are encoded
+    error_feedback: bool
 
 
 @dataclass
-class UniformEncoder(Encoder):
+class RotatedUniformEncoder(Encoder):
     bits: int
     stochastic: bool
     packing: str
+
+
+@dataclass
+class UniformEncoder(RotatedUniformEncoder):
+    rotation: str
+
+
+@dataclass
+class RotatableEncoder(Encoder):
+    rotation: str
+
+
+@dataclass
+class BitsEncoder(RotatableEncoder):
+    bits: int
+
+
+@dataclass
+class QsgdEncoder(BitsEncoder):
+    bucket: int | None
+
+
+@dataclass
+class TernGradEncoder(RotatableEncoder):
+    clip: float
+    packing: str
+
+
+@dataclass
+class EdenEncoder(RotatableEncoder):
+    bits: float
+
+
+@dataclass
+class LloydMaxEncoder(BitsEncoder):
+    iterations: int
+
+
+@dataclass
+class NormalFloatEncoder(BitsEncoder):
+    block: int
+
+
+@dataclass
+class ShareEncoder(Encoder):
+    share: float
+
+
+@dataclass
+class StcEncoder(ShareEncoder):
+    positions: str
+
+
+@dataclass
+class TopKEncoder(StcEncoder):
+    bits: int
+    values: str
+
+
+@dataclass
+class RandKEncoder(ShareEncoder):
+    bits: int
+    values: str
+    unbiased: bool
+
+
+@dataclass
+class ThreeLcEncoder(Encoder):
+    sparsity: float
+
+
+@dataclass
+class RateDistortionEncoder(Encoder):
+    trade_off: float
+
+
+@dataclass
+class CountSketchEncoder(ShareEncoder):
+    rows: int
+    recovered: float
+
+
+@dataclass
+class LowRankEncoder(Encoder):
+    rank: int
+
+
+@dataclass
+class CustomEncoder(Encoder):
+    maker: str  # module:function, of a tensor's spec, which returns a tensor_encoding Encoder
 
 
 @dataclass
@@ -49,6 +146,31 @@ class Same:
     """The downlink uses the uplink's encoder."""
 
     name: str
+
+
+@dataclass
+class Code:
+    """The lossless code behind encoders that send integers."""
+
+    name: str
+
+
+@dataclass
+class Schedule:
+    """How the width of the uplink's quantizer changes from round to round, or from client to client."""
+
+    name: str
+
+
+@dataclass
+class Plateau(Schedule):
+    patience: int
+    smoothing: float
+
+
+@dataclass
+class UpdateRange(Schedule):
+    resolution: float
 
 
 @dataclass
@@ -181,8 +303,11 @@ class Config:
     evaluate_every: int
     replicates: int
     checkpoint_every: int | None
+    verify_wire: bool
     sweep: Any = None
     encoder: Any = None
+    code: Any = None
+    schedule: Any = None
     downlink: Any = None
     dataset: Any = None
     model: Any = None
@@ -195,11 +320,46 @@ class Config:
         """What the server encodes with: `downlink=same` stands for the uplink's encoder."""
         return self.encoder if isinstance(self.downlink, Same) else self.downlink
 
+    @property
+    def downlink_difference(self) -> bool:
+        """Whether the server sends the difference between the model and what clients hold; float32 loses nothing."""
+        return self.downlink_encoder.error_feedback and self.downlink_encoder.name not in ("identity", "dropout")
 
-_ENCODERS = {"identity": Encoder, "uniform": UniformEncoder, "hadamard": UniformEncoder}
+
+_ENCODERS = {
+    "identity": Encoder,
+    "uniform": UniformEncoder,
+    "hadamard": RotatedUniformEncoder,
+    "fourier": RotatedUniformEncoder,
+    "kashin": RotatedUniformEncoder,
+    "qsgd": QsgdEncoder,
+    "terngrad": TernGradEncoder,
+    "sign": RotatableEncoder,
+    "one_bit": RotatableEncoder,
+    "drive": RotatableEncoder,
+    "eden": EdenEncoder,
+    "lloyd_max": LloydMaxEncoder,
+    "normal_float": NormalFloatEncoder,
+    "natural": BitsEncoder,
+    "top_k": TopKEncoder,
+    "rand_k": RandKEncoder,
+    "stc": StcEncoder,
+    "three_lc": ThreeLcEncoder,
+    "rate_distortion": RateDistortionEncoder,
+    "low_rank": LowRankEncoder,
+    "custom": CustomEncoder,
+}
 GROUPS: dict[str, dict[str, type]] = {
-    "encoder": _ENCODERS,
-    "downlink": {**_ENCODERS, "same": Same},
+    "encoder": {**_ENCODERS, "count_sketch": CountSketchEncoder},
+    "downlink": {**_ENCODERS, "dropout": ShareEncoder, "same": Same},
+    "code": dict.fromkeys(("none", *CODES), Code),
+    "schedule": {
+        "constant": Schedule,
+        "falling_loss": Schedule,
+        "plateau": Plateau,
+        "update_range": UpdateRange,
+        "client_weight": Schedule,
+    },
     "dataset": {"digits": DigitsData, "mnist_by_writer": WriterData},
     "model": {"cnn": Model, "2nn": Model, "cnn_small": Model},
     "optimizer": {"fedavg": Optimizer, "fedavgm": Momentum, "fedadam": Adam},
@@ -271,17 +431,9 @@ def _check_ranges(config: Config) -> None:
     _require(0 <= config.seed < 2**31, "seed", config.seed, "from 0 to 2147483647")
 
     for group in ("encoder", "downlink"):
-        encoder = getattr(config, group)
-        if isinstance(encoder, Encoder):
-            _require(encoder.threshold >= 0, f"{group}.threshold", encoder.threshold, "a number of elements, 0 or more")
-            _require(encoder.bits is None or 1 <= encoder.bits <= 16, f"{group}.bits", encoder.bits, "from 1 to 16")
-        if isinstance(encoder, UniformEncoder):
-            _require(encoder.packing in PACKINGS, f"{group}.packing", encoder.packing, f"one of {', '.join(PACKINGS)}")
-
-    if config.downlink.name == "identity":
-        # On the uplink identity takes a width, so that a grid can hold it; here a width was meant for something.
-        right = "null with downlink=identity, which sends float32; choose downlink=uniform, hadamard or same"
-        _require(config.downlink.bits is None, "downlink.bits", config.downlink.bits, right)
+        if isinstance(getattr(config, group), Encoder):
+            _check_encoder(group, getattr(config, group))
+    _check_composition(config)
 
     optimizer = config.optimizer
     for key in ("client_lr", "server_lr"):
@@ -304,6 +456,137 @@ def _check_ranges(config: Config) -> None:
         _require(config.dataset.dir != "", "dataset.dir", "", "a folder, or null")
     if isinstance(config.runtime, MapReduceRuntime) and config.runtime.threads is not None:
         _require(config.runtime.threads >= 1, "runtime.threads", config.runtime.threads, "at least 1, or null")
+
+
+# The widths that each encoder's symbols can have; those that are not here send as many bits as their method has.
+_WIDTHS = {
+    **dict.fromkeys(("uniform", "hadamard", "fourier", "kashin"), (1, 16)),
+    "qsgd": (2, 16),
+    "eden": (0, 8),
+    "lloyd_max": (1, 8),
+    "normal_float": (2, 8),
+    "natural": (8, 9),
+    **dict.fromkeys(("top_k", "rand_k"), (1, 16)),
+}
+_LINEAR = ("count_sketch", "dropout", "low_rank")  # they send float32 numbers
+_EVENLY_SPACED = ("uniform", "hadamard", "fourier", "kashin", "qsgd")
+# What would leave a model in pieces if it were sent as it is, and not the difference to what clients hold.
+_FOR_DIFFERENCES = ("top_k", "rand_k", "stc", "three_lc", "low_rank", "sign", "one_bit")
+
+
+def _check_encoder(group: str, encoder: Encoder) -> None:
+    """The ranges of one encoder's knobs."""
+
+    def require(condition: bool, key: str, right: str) -> None:
+        _require(condition, f"{group}.{key}", getattr(encoder, key), right)
+
+    require(encoder.threshold >= 0, "threshold", "a number of elements, 0 or more")
+    low, high = _WIDTHS.get(encoder.name, (0, math.inf))
+    if encoder.name == "eden":
+        require(0 < encoder.bits <= high, "bits", f"above 0 and at most {high}; fractions are possible")
+    elif high < math.inf:
+        require(low <= encoder.bits <= high, "bits", f"from {low} to {high} with {group}={encoder.name}")
+    if isinstance(encoder, RotatedUniformEncoder):
+        require(encoder.packing in PACKINGS, "packing", f"one of {', '.join(PACKINGS)}")
+    if isinstance(encoder, TernGradEncoder):
+        require(encoder.packing in ("dense", "base_three"), "packing", "dense or base_three")
+        require(0 <= encoder.clip < math.inf, "clip", "a number of standard deviations, or 0 for no clipping")
+    if hasattr(encoder, "rotation"):
+        own = encoder.name in ("drive", "eden")
+        allowed = ("hadamard", "fourier") if own else ROTATIONS
+        require(encoder.rotation in allowed, "rotation", f"one of {', '.join(allowed)} with {group}={encoder.name}")
+    for key in ("share", "recovered"):
+        if hasattr(encoder, key):
+            require(0 < getattr(encoder, key) <= 1, key, "above 0 and at most 1")
+    if hasattr(encoder, "values"):
+        require(encoder.values in VALUES, "values", f"one of {', '.join(VALUES)}")
+        if encoder.values in _WIDTHS:
+            low, high = _WIDTHS[encoder.values]
+            fits = low <= encoder.bits <= high or encoder.values == "natural"  # 9 bits, whatever is configured
+            require(fits, "bits", f"from {max(low, 1)} to {high} with values={encoder.values}")
+    if hasattr(encoder, "positions"):
+        require(encoder.positions in ("fixed", *CODES), "positions", f"fixed, or one of {', '.join(CODES)}")
+    for key in ("iterations", "block", "bucket", "rows", "rank"):
+        if getattr(encoder, key, None) is not None:
+            require(getattr(encoder, key) >= 1, key, "at least 1")
+    if isinstance(encoder, CustomEncoder):
+        require(encoder.maker.count(":") == 1, "maker", "module:function, of a function that can be imported")
+    if isinstance(encoder, ThreeLcEncoder):
+        require(1 <= encoder.sparsity < 2, "sparsity", "from 1 to below 2")
+    if isinstance(encoder, RateDistortionEncoder):
+        require(0 < encoder.trade_off < math.inf, "trade_off", "a finite number above 0")
+
+
+_GROWS = (
+    "{} as it is set: its error can exceed what it encodes, and what is remembered would grow. Error feedback goes with"
+    " sign, top_k, rand_k with unbiased=false, eden from 1 bit, uniform from 3, qsgd with a bucket below"
+    " (2^(bits-1)-1)^2, natural and others"
+)
+
+
+def _sends_integers(encoder: Encoder) -> bool:
+    plain = ("identity", "custom", *_LINEAR)
+    return encoder.name not in plain and getattr(encoder, "values", "") != "identity"
+
+
+def _contracts(encoder: Encoder) -> bool:
+    """Whether its error stays below what it encodes, so that what error feedback remembers stays bounded."""
+    bits = getattr(encoder, "bits", None)
+    kind = getattr(encoder, "values", encoder.name)
+    if kind in ("count_sketch", "terngrad") or getattr(encoder, "unbiased", False):
+        return False
+    if kind in ("uniform", "hadamard", "fourier", "kashin"):  # at 2 bits a step is several standard deviations
+        return bits >= 3
+    if kind == "eden":
+        return bits >= 1
+    if kind == "qsgd":  # its bound, min(n / s^2, sqrt(n) / s), is below 1
+        bucket = getattr(encoder, "bucket", None)
+        return bucket is not None and (2 ** (bits - 1) - 1) ** 2 > bucket
+    return True
+
+
+def _check_composition(config: Config) -> None:
+    """What cannot be meant. On the uplink identity takes every knob without effect, so that grids can hold it."""
+    up, down, code, schedule = config.encoder, config.downlink_encoder, config.code.name, config.schedule
+    if code != "none":
+        needs = "none, or the encoder one that sends integers (uniform, eden, top_k with encoder.values=uniform, ...)"
+        plain = up.name == down.name == "identity"
+        _require(plain or _sends_integers(up) or _sends_integers(down), "code", code, needs)
+        own = "none with three_lc, which has a code of its own"
+        _require("three_lc" not in (up.name, down.name), "code", code, own)
+    if schedule.name != "constant":
+        needs = f"constant with encoder={up.name}; a schedule needs one of {', '.join(_EVENLY_SPACED)}"
+        _require(getattr(up, "values", up.name) in ("identity", *_EVENLY_SPACED), "schedule", schedule.name, needs)
+    if isinstance(schedule, Plateau):
+        _require(schedule.patience >= 1, "schedule.patience", schedule.patience, "at least 1")
+        _require(0 <= schedule.smoothing < 1, "schedule.smoothing", schedule.smoothing, "in [0, 1)")
+    if isinstance(schedule, UpdateRange):
+        resolution = schedule.resolution
+        _require(0 < resolution < math.inf, "schedule.resolution", resolution, "a finite number above 0")
+
+    if up.error_feedback:
+        _require(_contracts(up), "encoder.error_feedback", True, f"false with {_GROWS.format(up.name)}")
+        here = "false with runtime=tff: TFF's executor gives clients no place to keep anything; runtime=map_reduce does"
+        _require(config.runtime.name == "map_reduce" or up.name == "identity", "encoder.error_feedback", True, here)
+    if config.verify_wire:
+        here = "false with runtime=tff, which does not show what clients send; runtime=map_reduce does"
+        _require(config.runtime.name == "map_reduce", "verify_wire", True, here)
+
+    group = "downlink=same encoder" if isinstance(config.downlink, Same) else "downlink"
+    needs = f"another encoder; {down.name} would send the model with most weights lost: add error_feedback=true to it"
+    _require(down.name not in _FOR_DIFFERENCES or down.error_feedback, group, down.name, needs)
+    needs = "another encoder; below 1 bit the model would arrive in pieces"
+    _require(down.name != "eden" or down.bits >= 1, group, down.name, needs)
+    needs = "another encoder; a sketch is for sums over clients"
+    _require(down.name != "count_sketch", group, down.name, needs)
+    if config.downlink_difference:
+        _require(_contracts(down), f"{group}.error_feedback", True, f"false with {_GROWS.format(down.name)}")
+    if config.downlink.name in ("identity", "dropout"):
+        nothing = f"false with downlink={config.downlink.name}, which sends float32"
+        _require(not config.downlink.error_feedback, "downlink.error_feedback", True, nothing)
+        # On the uplink identity takes a width, so that a grid can hold it; here a width was meant for something.
+        right = f"null with downlink={config.downlink.name}, which sends float32; choose downlink=uniform or same, say"
+        _require(config.downlink.bits is None, "downlink.bits", config.downlink.bits, right)
 
 
 def _check_sweep_keys(config: Config) -> None:

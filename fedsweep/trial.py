@@ -39,6 +39,7 @@ class _Result:
     test_accuracy: float | None = None  # at the last evaluation
     test_loss: float | None = None
     evaluated_round: int | None = None
+    client_memory_bytes: int = 0  # what clients keep between rounds, all that have taken part together
 
     def take(self, row: RoundRow) -> None:
         """A round has ended."""
@@ -63,6 +64,7 @@ class _Result:
             # how many times as much the same rounds would have sent as float32
             "uplink_ratio": self.plan.float32_uplink_bits * messages / self.uplink_bits if messages else None,
             "downlink_ratio": self.plan.float32_downlink_bits * messages / self.downlink_bits if messages else None,
+            "client_memory_bytes": self.client_memory_bytes,
             "mlflow_run_id": self.mlflow_run_id,
             "error": self.error,
             "plan": self.plan.as_dict(),
@@ -99,9 +101,10 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
       Exception: whatever else went wrong, after the folder's result says `failed` (`interrupted` after Ctrl-C).
     """
     dataset = datasets.load(config.dataset, config.seed)
-    schema.check_cohort(config, len(dataset.client_ids))
+    population = len(dataset.client_ids)
+    schema.check_cohort(config, population)
     model = models.build(config.model.name, dataset.spec)
-    plan = planning.of(config, model)
+    plan = planning.of(config, model, lambda: population)
     if sweep is None:  # a sweep has checked it
         tracking.check(config)
 
@@ -117,7 +120,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.mlflow_run_id = tracker.run_id or result.mlflow_run_id
             files.write_result(result.as_dict())
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
-            for line in planning.warnings(config, plan):
+            for line in planning.notes(config, plan):
                 progress.say(line)
             _train(config, dataset, model, result, files, tracker, progress, sweep)
             result.status = "complete"
@@ -153,7 +156,7 @@ def _start_tracker(config, name, sweep, known, progress) -> tracking.Tracker:
 
 def _train(config, dataset, model, result, files, tracker, progress, sweep) -> None:
     evaluate = evaluation.Evaluator(model, dataset, environment.threads(config.runtime))
-    with runtime.start(config, model) as running:
+    with runtime.start(config, model, len(dataset.client_ids)) as running:
         rows = _restore(files, running) if sweep else []
         for row in rows:
             result.take(row)
@@ -163,7 +166,10 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
         for number in range(result.rounds + 1, config.rounds + 1):
             started = time.monotonic()
             clients = cohort.sample(dataset, config.clients_per_round, config.seed, number)
-            outcome = running.round(clients)
+            try:
+                outcome = running.round(clients)
+            except runtime.NotFiniteError as error:
+                raise _Diverged(f"round {number}: a client's update of {error}; lower the rates") from error
             uplink_bits = result.uplink_bits + outcome.uplink_bits
             downlink_bits = result.downlink_bits + outcome.downlink
 
@@ -180,7 +186,9 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
                 downlink_bits=downlink_bits,
                 total_bits=uplink_bits + downlink_bits,
                 seconds=time.monotonic() - started,
+                uplink_width=outcome.width,
             )
+            result.client_memory_bytes = running.client_memory
             files.log_round(row)
             tracker.log_round(row)
             result.take(row)

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
 from fedsweep import cli, schema
 from fedsweep.errors import UserError
@@ -88,6 +89,30 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override,
         ("optimizer=fedavgm", "optimizer.momentum=1"),
         ("optimizer=fedadam", "optimizer.epsilon=0"),
         ("downlink=uniform", "downlink.bits=0"),
+        ("encoder=qsgd", "encoder.bits=1"),
+        ("encoder=qsgd", "encoder.bucket=0"),
+        ("encoder=eden", "encoder.bits=0"),
+        ("encoder=eden", "encoder.rotation=none"),
+        ("encoder=eden", "encoder.rotation=kashin"),
+        ("encoder=sign", "encoder.rotation=round"),
+        ("encoder=terngrad", "encoder.clip=-1"),
+        ("encoder=terngrad", "encoder.packing=tensor_encoding"),
+        ("encoder=natural", "encoder.bits=7"),
+        ("encoder=lloyd_max", "encoder.bits=9"),
+        ("encoder=lloyd_max", "encoder.iterations=0"),
+        ("encoder=normal_float", "encoder.block=0"),
+        ("encoder=top_k", "encoder.share=0"),
+        ("encoder=top_k", "encoder.share=1.5"),
+        ("encoder=top_k", "encoder.values=top_k"),
+        ("encoder=top_k", "encoder.positions=guessed"),
+        ("encoder=three_lc", "encoder.sparsity=2"),
+        ("encoder=rate_distortion", "encoder.trade_off=0"),
+        ("encoder=count_sketch", "encoder.rows=0"),
+        ("encoder=low_rank", "encoder.rank=0"),
+        ("downlink=dropout", "downlink.share=0"),
+        ("schedule=plateau", "schedule.patience=0"),
+        ("schedule=plateau", "schedule.smoothing=1"),
+        ("schedule=update_range", "schedule.resolution=0"),
         ("sweep/sampler=nsga2", "sweep.sampler.population_size=1"),
         ("sweep/pruner=dominance", "sweep.pruner.margin=1"),
         ("sweep/pruner=dominance", "sweep.pruner.patience=0"),
@@ -97,3 +122,51 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override,
 def test_keys_that_only_some_choices_have_are_checked_too(config, overrides):
     with pytest.raises(UserError, match=overrides[1].partition("=")[0]):
         config(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("encoder=low_rank code=huffman", "code=huffman: must be none, or the encoder one that sends"),
+        ("encoder=top_k code=huffman", "code=huffman: must be none, or"),
+        ("encoder=three_lc code=huffman", "code=huffman: must be none with three_lc"),
+        ("encoder=sign schedule=falling_loss", "schedule=falling_loss: must be constant with encoder=sign"),
+        ("encoder=rand_k encoder.error_feedback=true", "encoder.error_feedback=True: must be false with rand_k as"),
+        ("encoder=count_sketch encoder.error_feedback=true", "encoder.error_feedback=True"),
+        ("encoder.bits=2 encoder.error_feedback=true", "encoder.error_feedback=True: must be false with uniform as"),
+        ("encoder=qsgd encoder.error_feedback=true", "encoder.error_feedback=True: must be false with qsgd as it is"),
+        ("downlink=uniform downlink.bits=1 downlink.error_feedback=true", "downlink.error_feedback=True: must be"),
+        ("downlink=eden downlink.bits=0.5", "downlink=eden: must be another encoder; below 1 bit"),
+        ("encoder=top_k encoder.values=eden encoder.bits=9", "encoder.bits=9: must be from 1 to 8 with values=eden"),
+        ("encoder=custom encoder.maker=mine", "encoder.maker=mine: must be module:function"),
+        ("encoder=sign encoder.error_feedback=true runtime=tff", "encoder.error_feedback=True: must be false with ru"),
+        ("code=huffman verify_wire=true runtime=tff", "verify_wire=True: must be false with runtime=tff"),
+        ("downlink=top_k downlink.error_feedback=false", "downlink=top_k: must be another encoder"),
+        ("encoder=stc downlink=same", "downlink=same encoder=stc: must be another encoder"),
+        ("encoder=count_sketch downlink=same", "downlink=same encoder=count_sketch: must be another encoder; a sketch"),
+        ("downlink=identity downlink.error_feedback=true", "downlink.error_feedback=True: must be false with"),
+        ("downlink=rand_k downlink.unbiased=true", "downlink.error_feedback=True: must be false with rand_k as"),
+        ("encoder=dropout", "encoder"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_one_line(config, overrides, words):
+    with pytest.raises((UserError, HydraException)) as refused:
+        config(*overrides.split())
+    line = cli.one_line(refused.value)
+    assert words in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "encoder=eden encoder.rotation=fourier code=huffman",
+        "encoder=top_k encoder.values=uniform",
+        "encoder=identity code=huffman schedule=plateau encoder.error_feedback=true",  # grids can hold identity
+        "encoder=low_rank downlink=uniform code=range",  # the code serves the downlink
+        "encoder=rand_k encoder.unbiased=false encoder.error_feedback=true",
+        "encoder=stc encoder.error_feedback=true downlink=same",
+        "schedule=client_weight encoder=qsgd code=elias_gamma",
+    ],
+)
+def test_what_makes_sense_composes(config, overrides):
+    assert config(*overrides.split())

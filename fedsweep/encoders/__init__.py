@@ -1,40 +1,307 @@
 """Encoders: what a tensor looks like on the wire. One file per family, all of them tensor_encoding stages.
 
-`build(config.encoder)` gives the rule that chooses an encoder for each tensor. Gather encoders serve the uplink
+`uplink(config)` and `downlink(config)` give the rule that chooses an encoder for each tensor: rotation, sparsifier,
+quantizer, then a lossless code or plain packing (`fedsweep.encoders.tree`). Gather encoders serve the uplink
 (`fedsweep.federated.uplink`), simple encoders the downlink (`fedsweep.federated.downlink`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import schema
-from fedsweep.encoders import uniform
+from fedsweep.encoders import (
+    codebooks,
+    custom,
+    levels,
+    natural,
+    rate_distortion,
+    rotation,
+    schedule,
+    signs,
+    sketches,
+    sparse,
+)
+from fedsweep.encoders.codes import CODES
+from fedsweep.encoders.codes.stage import CodeStage
+from fedsweep.encoders.packing import WORD_BITS, PackingStage
+from fedsweep.encoders.tree import Node
 
-__all__ = ["EncoderRule", "build"]
+__all__ = ["EncoderRule", "downlink", "uplink"]
 
 EncoderRule = Callable[[tf.TensorSpec], tuple[str, te.core.Encoder]]
 
 
-def build(config: schema.Encoder) -> EncoderRule:
+def uplink(config: schema.Config) -> EncoderRule:
+    """What clients encode with."""
+    return _rule(config.encoder, config.code.name, config.schedule)
+
+
+def downlink(config: schema.Config) -> EncoderRule:
+    """What the server encodes with: `code` serves both directions, `schedule` clients alone."""
+    return _rule(config.downlink_encoder, config.code.name, schedule=None)
+
+
+def _rule(encoder: schema.Encoder, code: str, schedule: schema.Schedule | None) -> EncoderRule:
     """The rule that maps a tensor's spec to (label, encoder); equal labels stand for equal encoders.
 
-    Tensors with more than `config.threshold` elements get the configured encoder, the others travel as they are:
-    small tensors (biases) are sensitive to error and cheap to send.
+    Tensors with more than `threshold` elements get the configured encoder, the others travel as they are: small tensors
+    (biases) are sensitive to error and cheap to send.
     """
-    makers = {
-        "uniform": uniform.uniform,
-        "hadamard": uniform.hadamard,
-    }
 
     def rule(spec: tf.TensorSpec) -> tuple[str, te.core.Encoder]:
-        if config.name == "identity" or spec.shape.num_elements() <= config.threshold:
+        if spec.shape.num_elements() <= encoder.threshold:
             return "identity", te.encoders.identity()
-        rounding = "" if config.stochastic else " nearest"
-        label = f"{config.name} {config.bits} bit{rounding} {config.packing}"
-        return label, makers[config.name](config.bits, config.stochastic, config.packing)
+        request = _Request(encoder, code, schedule, spec)
+        if encoder.name == "custom":
+            return f"custom {encoder.maker}", custom.make(encoder.maker, spec)
+        node = _FAMILIES[encoder.name](request)
+        return (node.label, node.encoder()) if node else ("identity", te.encoders.identity())
 
     return rule
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An encoder for a tensor: what the configuration says, and the tensor's spec."""
+
+    encoder: schema.Encoder
+    code: str
+    schedule: schema.Schedule | None
+    spec: tf.TensorSpec
+
+    def integers(self, bits: int, packing: str = "dense", code: str = "none", dtype: tf.DType = tf.float32) -> Node:
+        """The leaf for integers below 2**bits: the configured code, else `code`, else packing."""
+        chosen = code if self.code == "none" else self.code
+        if chosen == "none":
+            return Node(packing, PackingStage(bits, WORD_BITS[packing], dtype))
+        return Node(chosen, CodeStage(CODES[chosen], dtype))
+
+    def rotated(self, node: Node) -> Node:
+        """`node` after the configured rotation, the same for all clients of a round."""
+        name = self.encoder.rotation
+        return node if name == "none" else _shared(name, node)
+
+
+def _shared(name: str, node: Node) -> Node:
+    stage = rotation.SharedRotationStage(rotation.TRANSFORMS[name])
+    return Node(name, stage, {stage.ENCODED_VALUES_KEY: node})
+
+
+def _own(name: str, node: Node) -> Node:
+    stage = rotation.OwnRotationStage(rotation.TRANSFORMS[name])
+    return Node(f"own {name}", stage, {stage.ENCODED_VALUES_KEY: node})
+
+
+def _levels(request: _Request, text: str, quantizer: levels.Quantizer, packing: str) -> Node:
+    """A quantizer with equally spaced levels, at a fixed or a scheduled width."""
+    bits, follows = request.encoder.bits, _schedule(request)
+    if follows is None:
+        stage = levels.LevelsStage(quantizer, bits)
+        return Node(f"{text} {bits} bit", stage, {stage.ENCODED_VALUES_KEY: request.integers(bits, packing)})
+    stage = levels.ScheduledLevelsStage(quantizer, follows)
+    leaf = request.integers(16, code="packed")
+    return Node(f"{text} {follows.text}", stage, {stage.ENCODED_VALUES_KEY: leaf})
+
+
+def _schedule(request: _Request) -> schedule.Schedule | None:
+    settings, bits = request.schedule, request.encoder.bits
+    if isinstance(settings, schema.Plateau):
+        return schedule.Plateau(bits, settings.patience, settings.smoothing)
+    if isinstance(settings, schema.UpdateRange):
+        return schedule.UpdateRange(settings.resolution)
+    plain = {"falling_loss": schedule.FallingLoss, "client_weight": schedule.ClientWeight}
+    return plain[settings.name](bits) if settings and settings.name in plain else None
+
+
+def _uniform(request: _Request) -> Node:
+    """32 ceil(n bits / w) + 64 bits; w = 28 (tensor_encoding) or 32 (dense)."""
+    encoder = request.encoder
+    text = "uniform" if encoder.stochastic else "uniform nearest"
+    return _levels(request, text, levels.Uniform(encoder.stochastic), encoder.packing)
+
+
+def _qsgd(request: _Request) -> Node:
+    """32 ceil(n bits / 32) + 32 bits for each bucket."""
+    bucket = request.encoder.bucket
+    text = "qsgd" if bucket is None else f"qsgd bucket {bucket}"
+    return _levels(request, text, levels.Qsgd(bucket), "dense")
+
+
+def _ternary(request: _Request) -> Node:
+    """32 ceil(2 n / 32) + 32 bits, in base three 8 ceil(n / 5) + 32."""
+    encoder = request.encoder
+    stage = signs.TernaryStage("terngrad", encoder.clip)
+    leaf = request.integers(2)
+    if request.code == "none" and encoder.packing == "base_three":
+        leaf = Node("base three", signs.BaseThreeStage())
+    return Node(f"terngrad clip {encoder.clip}", stage, {stage.ENCODED_VALUES_KEY: leaf})
+
+
+def _three_lc(request: _Request) -> Node:
+    """32 bits and the code's: at most 1.6 an element."""
+    factor = request.encoder.sparsity
+    stage = signs.TernaryStage("three_lc", factor)
+    leaf = Node("quartic_runs", CodeStage(CODES["quartic_runs"], tf.float32))
+    return Node(f"three_lc {factor}", stage, {stage.ENCODED_VALUES_KEY: leaf})
+
+
+def _sign(request: _Request) -> Node:
+    """32 ceil(n / 32) + 32 bits."""
+    stage = signs.SignStage("mean")
+    return Node("sign", stage, {stage.ENCODED_VALUES_KEY: request.integers(1)})
+
+
+def _one_bit(request: _Request) -> Node:
+    """32 ceil(n / 32) + 64 bits."""
+    stage = signs.OneBitStage()
+    return Node("one_bit", stage, {stage.ENCODED_VALUES_KEY: request.integers(1)})
+
+
+def _drive(request: _Request) -> Node:
+    """32 ceil(n2 / 32) + 32 + 64 (the rotation's seed) bits, n2 the rotated size."""
+    stage = signs.SignStage("unbiased")
+    node = Node("drive", stage, {stage.ENCODED_VALUES_KEY: request.integers(1)})
+    return _own(request.encoder.rotation, node)
+
+
+def _eden(request: _Request) -> Node:
+    """About n2 bits + 32 + 64 (the rotation's seed) bits, each part in whole words, n2 the rotated size."""
+    stage = codebooks.EdenStage(request.encoder.bits)
+    leaves = {key: request.integers(bits) for key, bits in stage.widths()}
+    return _own(request.encoder.rotation, Node(f"eden {request.encoder.bits} bit", stage, leaves))
+
+
+def _lloyd_max(request: _Request) -> Node:
+    """32 ceil(n bits / 32) + 32 * 2**bits."""
+    bits, iterations = request.encoder.bits, request.encoder.iterations
+    stage = codebooks.LloydMaxStage(bits, iterations)
+    leaf = request.integers(bits)
+    return Node(f"lloyd_max {bits} bit {iterations} iterations", stage, {stage.ENCODED_VALUES_KEY: leaf})
+
+
+def _normal_float(request: _Request) -> Node:
+    """32 ceil(n bits / 32) + 32 ceil(n / block)."""
+    bits, block = request.encoder.bits, request.encoder.block
+    stage = codebooks.NormalFloatStage(bits, block)
+    leaf = request.integers(bits)
+    return Node(f"normal_float {bits} bit block {block}", stage, {stage.ENCODED_VALUES_KEY: leaf})
+
+
+def _natural(request: _Request) -> Node:
+    """32 ceil(9 n / 32), or 32 ceil(8 n / 32) + 32."""
+    bits = request.encoder.bits
+    stage = natural.NaturalStage(bits)
+    return Node(f"natural {bits} bit", stage, {stage.ENCODED_VALUES_KEY: request.integers(bits)})
+
+
+def _rate_distortion(request: _Request) -> Node:
+    """32 bits for the step, 32 len(STEPS) for the vote, and the code's (zero_run where none is chosen); 32 down."""
+    trade_off = request.encoder.trade_off
+    code = "zero_run" if request.code == "none" else request.code
+    stage = rate_distortion.RateDistortionStage(trade_off, CODES[code])
+    leaf = Node(code, CodeStage(CODES[code], tf.float32))
+    return Node(f"rate_distortion {trade_off}", stage, {stage.ENCODED_VALUES_KEY: leaf})
+
+
+def _values(request: _Request) -> dict[str, Node]:
+    """The child of a sparsifier's values: an encoder with its defaults and `bits`; none for float32."""
+    bits, values = request.encoder.bits, request.encoder.values
+    common = (bits, 0, False)  # bits, threshold, error_feedback
+    encoder = {
+        "uniform": schema.UniformEncoder(values, *common, stochastic=True, packing="dense", rotation="none"),
+        "qsgd": schema.QsgdEncoder(values, *common, rotation="none", bucket=None),
+        "terngrad": schema.TernGradEncoder(values, *common, rotation="none", clip=2.5, packing="dense"),
+        "natural": schema.BitsEncoder(values, 9, 0, False, rotation="none"),
+        "drive": schema.RotatableEncoder(values, *common, rotation="hadamard"),
+        "eden": schema.EdenEncoder(values, *common, rotation="hadamard"),
+        "lloyd_max": schema.LloydMaxEncoder(values, *common, rotation="none", iterations=20),
+        "normal_float": schema.NormalFloatEncoder(values, *common, rotation="none", block=64),
+    }.get(values, schema.RotatableEncoder(values, *common, rotation="none"))
+    node = _FAMILIES[values](dataclasses.replace(request, encoder=encoder))
+    return {"values": node} if node else {}
+
+
+def _positions(request: _Request) -> Node:
+    """Positions as they are, ceil(log2 n) bits each, or their gaps through a lossless code."""
+    code = request.encoder.positions
+    if code == "fixed":
+        width = max(1, math.ceil(math.log2(max(2, request.spec.shape.num_elements()))))
+        return Node(f"{width} bit dense", PackingStage(width, 32, tf.int32))
+    stage = sparse.GapsStage()
+    return Node("gaps", stage, {stage.ENCODED_VALUES_KEY: Node(code, CodeStage(CODES[code], tf.int32))})
+
+
+def _top_k(request: _Request) -> Node:
+    """k = share * n: k values of 32 bits, or as their encoder has it, and k positions."""
+    share = request.encoder.share
+    children = {**_values(request), "positions": _positions(request)}
+    return Node(f"top_k {share}", sparse.TopKStage(share), children)
+
+
+def _stc(request: _Request) -> Node:
+    """Top-k with the mean magnitude and a sign each: k (1 + the position's bits) + 32."""
+    share, sign = request.encoder.share, signs.SignStage("mean")
+    values = Node("sign", sign, {sign.ENCODED_VALUES_KEY: request.integers(1)})
+    return Node(f"stc {share}", sparse.TopKStage(share), {"values": values, "positions": _positions(request)})
+
+
+def _rand_k(request: _Request) -> Node:
+    """k = share * n: k values of 32 bits, or as their encoder has it, + 64 (the seed)."""
+    share, unbiased = request.encoder.share, request.encoder.unbiased
+    text = f"rand_k {share}" if unbiased else f"rand_k {share} unscaled"
+    return Node(text, sparse.RandKStage(share, unbiased), _values(request))
+
+
+def _dropout(request: _Request) -> Node:
+    """k = share * n weights of 32 bits + 64 (the seed)."""
+    share = request.encoder.share
+    return Node(f"dropout {share}", sparse.RandKStage(share, unbiased=False))
+
+
+def _count_sketch(request: _Request) -> Node:
+    """32 rows * columns, columns = ceil(share * n / rows)."""
+    encoder = request.encoder
+    text = f"count_sketch {encoder.share} rows {encoder.rows} recovered {encoder.recovered}"
+    return Node(text, sketches.CountSketchStage(encoder.share, encoder.rows, encoder.recovered))
+
+
+def _low_rank(request: _Request) -> Node | None:
+    """32 rank (n + m) for a matrix [n, m]; vectors, and what would not get smaller, travel as they are."""
+    rank, shape = request.encoder.rank, request.spec.shape
+    size, columns = shape.num_elements(), shape[-1]
+    if len(shape) < 2 or rank * (size // columns + columns) >= size:
+        return None
+    return Node(f"low_rank {rank}", sketches.LowRankStage(rank, columns))
+
+
+_FAMILIES: dict[str, Callable[[_Request], Node | None]] = {
+    "identity": lambda request: None,
+    "uniform": lambda request: request.rotated(_uniform(request)),
+    "hadamard": lambda request: _shared("hadamard", _uniform(request)),
+    "fourier": lambda request: _shared("fourier", _uniform(request)),
+    "kashin": lambda request: _shared("kashin", _uniform(request)),
+    "qsgd": lambda request: request.rotated(_qsgd(request)),
+    "terngrad": lambda request: request.rotated(_ternary(request)),
+    "sign": lambda request: request.rotated(_sign(request)),
+    "one_bit": lambda request: request.rotated(_one_bit(request)),
+    "drive": _drive,
+    "eden": _eden,
+    "lloyd_max": lambda request: request.rotated(_lloyd_max(request)),
+    "normal_float": lambda request: request.rotated(_normal_float(request)),
+    "natural": lambda request: request.rotated(_natural(request)),
+    "top_k": _top_k,
+    "rand_k": _rand_k,
+    "stc": _stc,
+    "three_lc": _three_lc,
+    "rate_distortion": _rate_distortion,
+    "count_sketch": _count_sketch,
+    "low_rank": _low_rank,
+    "dropout": _dropout,
+}

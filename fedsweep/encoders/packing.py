@@ -1,34 +1,181 @@
-"""Packing of small integers into 32-bit words, for any width from 1 to 16 bits.
+"""Packing of integers of b bits, 1 to 32, into 32-bit words, in one of two layouts.
 
-`tensor_encoding` fills 28 of every 32 bits (its words were once written as varints), `dense` fills all 32. A tensor
-of n values of b bits takes ceil(n * b / 28) or ceil(n * b / 32) words.
+`tensor_encoding` fills 28 bits of a word (its words were once written as varints): n values take ceil(n * b / 28)
+words, in its bit order. `dense` fills all 32, ceil(n * b / 32) words, in an order chosen for speed: TensorFlow is quick
+with long contiguous tensors and slow with strides and transposes, so whole stretches of the vector are laid over one
+another. Only the last n % BLOCK values are chained one after the other, as in the first layout.
 """
 
 from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 WORD_BITS = {"tensor_encoding": 28, "dense": 32}
+BLOCK = 512  # lanes of a multiple of this many values begin at multiples of 64 bytes: slices of them are not copied
 
 
 def pack(values: tf.Tensor, bits: int, word_bits: int) -> tf.Tensor:
-    """Concatenates the low `bits` bits of each value, lowest first, into words that carry `word_bits` bits.
-
-    The bit order is tensor_encoding's: for word_bits=28 the words equal those of its `pack_into_int`.
+    """Packs integers into words that carry `word_bits` bits; for 28, those of tensor_encoding's `pack_into_int`.
 
     Args:
-      values: int32 [n], each in [0, 2**bits); a larger one would spill into its neighbour.
-      bits: 1 to 16.
+      values: int32 or float32 [n], integers in [0, 2**bits); a larger one would spill into its neighbour. 32 bits are
+        any int32. float32 holds no more than 24 bits.
+      bits: 1 to 32; 1 to 28 where word_bits is 28.
       word_bits: 28 or 32.
 
     Returns:
       int32 [ceil(n * bits / word_bits)].
     """
-    values = tf.bitcast(values, tf.uint32)
+    laid, chained = _split(tf.size(values), word_bits)
+    parts = []
+    if tf.get_static_value(laid) != 0:
+        parts.append(_lay(values[:laid], bits))
+    if tf.get_static_value(chained) != 0 or not parts:
+        rest = tf.cast(values[laid:], tf.int32)
+        parts.append(_chain(tf.bitcast(rest, tf.uint32), bits, word_bits))
+    return tf.bitcast(tf.concat(parts, 0), tf.int32)
+
+
+def unpack(
+    packed: tf.Tensor, bits: int, word_bits: int, count: int | tf.Tensor, dtype: tf.DType = tf.int32
+) -> tf.Tensor:
+    """The inverse of `pack`: int32 words [ceil(count * bits / word_bits)] to values [count], int32 or float32."""
+    laid, chained = _split(count, word_bits)
+    border = laid // 32 * bits
+    packed = tf.bitcast(packed, tf.uint32)
+    parts = []
+    if tf.get_static_value(laid) != 0:
+        parts.append(tf.cast(_lift(packed[:border], bits), dtype))
+    if tf.get_static_value(chained) != 0 or not parts:
+        rest = _unchain(packed[border:], bits, word_bits, chained)
+        parts.append(tf.cast(tf.bitcast(rest, tf.int32), dtype))
+    return tf.concat(parts, 0)
+
+
+def _split(count: int | tf.Tensor, word_bits: int) -> tuple[int | tf.Tensor, int | tf.Tensor]:
+    """How many values are laid over one another and how many chained; int where that is known ahead of the run."""
+    static = tf.get_static_value(count)
+    count = count if static is None else int(static)
+    laid = count // BLOCK * BLOCK if word_bits == 32 else 0
+    return laid, count - laid
+
+
+# Values laid over one another. Each has a field of w bits, w the power of two from b up. Out of w lanes of fields, b
+# stay where they are: the planes, which are sent. The other w - b, the donors, are cut into pieces that fill the w - b
+# bits left free at the top of the planes' fields. (With a common divisor of b and w, so many times fewer of each.)
+#
+# All fields of a word are masked and shifted at once, by the operations TensorFlow has quick kernels for: *, + and ^
+# are always vectorized; &, | and shifts only where the result does not overwrite an operand, else they take three to
+# five times as long. So & is applied to slices, ^ joins, and * shifts to the left.
+
+
+def _lay(values: tf.Tensor, bits: int) -> tf.Tensor:
+    """Values [n], n a multiple of BLOCK, to uint32 [n * bits / 32]."""
+    container, width = _container(bits), 8 * _container(bits).size
+    words = _viewed(tf.cast(values, container), tf.uint32)
+    while width > _field(bits):  # one byte for two nibbles, and so on
+        width //= 2
+        low, high = _lanes(words, 2)
+        words = low ^ _left(high, width)
+
+    planes, donors = _planes_and_donors(bits)
+    lanes = _lanes(words, planes + donors)
+    for piece in _pieces(bits):
+        lifted = lanes[planes + piece.donor] & _mask(piece.source, piece.length, width)
+        lanes[piece.plane] ^= _left(lifted, bits + piece.target - piece.source)
+    return tf.concat(lanes[:planes], 0)
+
+
+def _lift(words: tf.Tensor, bits: int) -> tf.Tensor:
+    """The inverse of `_lay`: values [n] in the narrowest container."""
+    container, width = _container(bits), _field(bits)
+    planes, donors = _planes_and_donors(bits)
+    if donors:
+        lanes = [words & _mask(0, bits, width)] + [0] * donors
+        tops = _lanes(_right(words, bits), planes)
+        for piece in _pieces(bits):
+            part = _left(tops[piece.plane] & _mask(piece.target, piece.length, width), piece.source - piece.target)
+            lanes[1 + piece.donor] = part if piece.source == 0 else lanes[1 + piece.donor] ^ part
+        words = tf.concat(lanes, 0)
+
+    while width < 8 * container.size:
+        mask = _mask(0, width, 2 * width)
+        words = tf.concat([words & mask, _right(words, width) & mask], 0)
+        width *= 2
+    return _viewed(words, container)
+
+
+class _Piece(NamedTuple):
+    plane: int
+    target: int  # its lowest bit, counted from the lowest free bit of the plane's fields
+    donor: int
+    source: int  # its lowest bit in the donor's fields
+    length: int
+
+
+def _pieces(bits: int) -> Iterator[_Piece]:
+    """Cuts the donors, laid end to end, where one of them ends or a plane is full.
+
+    Planes are filled from the top down, so that target <= source: pieces only ever move to the left, there and back.
+    """
+    planes, _ = _planes_and_donors(bits)
+    free, position = _field(bits) - bits, 0
+    while position < planes * free:
+        (plane, filled), (donor, source) = divmod(position, free), divmod(position, bits)
+        length = min(free - filled, bits - source)
+        yield _Piece(plane, free - filled - length, donor, source, length)
+        position += length
+
+
+def _planes_and_donors(bits: int) -> tuple[int, int]:
+    lanes = _field(bits) // math.gcd(bits, _field(bits))
+    planes = bits // math.gcd(bits, _field(bits))
+    return planes, lanes - planes
+
+
+def _field(bits: int) -> int:
+    return 1 << (bits - 1).bit_length()
+
+
+def _container(bits: int) -> tf.DType:
+    return tf.uint8 if bits <= 8 else tf.uint16 if bits <= 16 else tf.int32
+
+
+def _viewed(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """The same bytes as a vector of another type; sizes that do not match are grouped or come apart."""
+    if x.dtype.size < dtype.size:
+        x = tf.reshape(x, [-1, dtype.size // x.dtype.size])
+    return tf.reshape(tf.bitcast(x, dtype), [-1])
+
+
+def _lanes(words: tf.Tensor, count: int) -> list[tf.Tensor]:
+    return tf.unstack(tf.reshape(words, [count, tf.size(words) // count]))
+
+
+def _mask(first: int, length: int, width: int) -> tf.Tensor:
+    """Ones in `length` bits from `first` up, in each field of `width` bits of a word."""
+    return tf.constant(sum((2**length - 1) << start + first for start in range(0, 32, width)), tf.uint32)
+
+
+def _left(x: tf.Tensor, shift: int) -> tf.Tensor:
+    return x * tf.constant(2**shift, tf.uint32) if shift else x
+
+
+def _right(x: tf.Tensor, shift: int) -> tf.Tensor:
+    return tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32))
+
+
+# Values chained one after the other, lowest bits first: tensor_encoding's order.
+
+
+def _chain(values: tf.Tensor, bits: int, word_bits: int) -> tf.Tensor:
+    """Concatenates the low `bits` bits of each value: uint32 [n] to uint32 [ceil(n * bits / word_bits)]."""
     count = tf.size(values)
     # A group is the shortest run of values that ends where a word ends: its words are sums of shifted columns.
     in_group, words = _group(bits, word_bits)
@@ -42,14 +189,13 @@ def pack(values: tf.Tensor, bits: int, word_bits: int) -> tf.Tensor:
         # The last value of a word may reach beyond it; the rest of its bits open the next word.
         parts[-1] = tf.bitwise.bitwise_and(parts[-1], mask)
         packed.append(_any_of(parts))
-    flat = _interleaved(packed)
-    return tf.bitcast(flat[: _ceil_div(count * bits, word_bits)], tf.int32)
+    return _interleaved(packed)[: (count * bits + word_bits - 1) // word_bits]
 
 
-def unpack(packed: tf.Tensor, bits: int, word_bits: int, count: int | tf.Tensor) -> tf.Tensor:
-    """The inverse of `pack`: int32 words [ceil(count * bits / word_bits)] to int32 values [count]."""
+def _unchain(packed: tf.Tensor, bits: int, word_bits: int, count: int | tf.Tensor) -> tf.Tensor:
+    """The inverse of `_chain`: uint32 words to uint32 [count]."""
     in_group, words = _group(bits, word_bits)
-    columns = tf.unstack(_rows(tf.bitcast(packed, tf.uint32), words), axis=1)
+    columns = tf.unstack(_rows(packed, words), axis=1)
     mask = tf.constant(2**bits - 1, tf.uint32)
 
     values = []
@@ -57,7 +203,7 @@ def unpack(packed: tf.Tensor, bits: int, word_bits: int, count: int | tf.Tensor)
         first, last = i * bits // word_bits, ((i + 1) * bits - 1) // word_bits
         parts = [_shifted(columns[word], word * word_bits - i * bits) for word in range(first, last + 1)]
         values.append(tf.bitwise.bitwise_and(_any_of(parts), mask))
-    return tf.bitcast(_interleaved(values)[:count], tf.int32)
+    return _interleaved(values)[:count]
 
 
 def _group(bits: int, word_bits: int) -> tuple[int, int]:
@@ -78,10 +224,7 @@ def _interleaved(columns: list[tf.Tensor]) -> tf.Tensor:
 
 def _shifted(x: tf.Tensor, left: int) -> tf.Tensor:
     """x shifted to the left, or to the right where `left` is negative."""
-    if left == 0:
-        return x
-    shift = tf.constant(abs(left), tf.uint32)
-    return tf.bitwise.left_shift(x, shift) if left > 0 else tf.bitwise.right_shift(x, shift)
+    return _left(x, left) if left >= 0 else _right(x, -left)
 
 
 def _any_of(parts: list[tf.Tensor]) -> tf.Tensor:
@@ -91,15 +234,12 @@ def _any_of(parts: list[tf.Tensor]) -> tf.Tensor:
     return total
 
 
-def _ceil_div(a: tf.Tensor, b: int) -> tf.Tensor:
-    return (a + b - 1) // b
-
-
 @te.core.tf_style_encoding_stage
 class PackingStage(te.core.EncodingStageInterface):
-    """Integers in a float tensor to packed words; lossless.
+    """Integers to packed words; lossless.
 
-    Encodes float32 values that are integers in [0, 2**bits) as int32 [ceil(n * bits / word_bits)]: 32 bits a word.
+    Encodes integers in [0, 2**bits), of `dtype` float32 or int32 and any shape, as int32 [ceil(n * bits / word_bits)]:
+    32 bits a word. float32 holds integers of up to 24 bits.
     """
 
     name = "packing"
@@ -108,19 +248,20 @@ class PackingStage(te.core.EncodingStageInterface):
     decode_needs_input_shape = True
     ENCODED_VALUES_KEY = "packed_values"
 
-    def __init__(self, bits: int, word_bits: int):
-        self._bits, self._word_bits = bits, word_bits
+    def __init__(self, bits: int, word_bits: int, dtype: tf.DType = tf.float32):
+        self._bits, self._word_bits, self._dtype = bits, word_bits, dtype
 
     def get_params(self):
         return collections.OrderedDict(), collections.OrderedDict()
 
     def encode(self, x, encode_params):
         del encode_params  # none
-        values = tf.cast(tf.reshape(x, [-1]), tf.int32)
-        return collections.OrderedDict([(self.ENCODED_VALUES_KEY, pack(values, self._bits, self._word_bits))])
+        packed = pack(tf.reshape(x, [-1]), self._bits, self._word_bits)
+        return collections.OrderedDict([(self.ENCODED_VALUES_KEY, packed)])
 
     def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
         del decode_params, num_summands  # none
+        static = tf.get_static_value(shape)
+        count = tf.reduce_prod(shape) if static is None else math.prod(static)
         packed = encoded_tensors[self.ENCODED_VALUES_KEY]
-        values = unpack(packed, self._bits, self._word_bits, tf.reduce_prod(shape))
-        return tf.reshape(tf.cast(values, tf.float32), shape)
+        return tf.reshape(unpack(packed, self._bits, self._word_bits, count, self._dtype), shape)

@@ -1,9 +1,9 @@
-"""Where encoding stages take their randomness from: a stateless stream opened by whoever encodes.
+"""What a stage learns from whoever encodes: a stateless stream of seeds, and facts about the client.
 
-tensor_encoding's own stages draw unseeded noise, and its interface has no place for a seed that differs from client to
-client. Here the caller opens a stream around the graph it builds,
+tensor_encoding's own stages draw unseeded noise, and its interface has no place for what differs from client to client.
+Here the caller opens a stream around the graph it builds,
 
-    with randomness.stream(seed):          # a tensor: this client's, this round's, this tensor's
+    with randomness.stream(seed, Facts(examples, loss)):    # tensors: this client's, this round's, this tensor's
         encoder.encode(x, params)
 
 and a stage draws `next_seed()` inside. Equal seeds give equal noise in every runtime, and two encoders that draw alike
@@ -17,10 +17,21 @@ import contextlib
 import contextvars
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import tensorflow as tf
 
+
+@dataclass(frozen=True)
+class Facts:
+    """What schedules may use of a client. Both are float32 scalars."""
+
+    examples: tf.Tensor | float = 1.0  # the client's weight, by which its update has been multiplied
+    loss: tf.Tensor | float = 0.0  # its mean training loss in this round
+
+
 _stream: contextvars.ContextVar[Iterator[tf.Tensor] | None] = contextvars.ContextVar("stream", default=None)
+_facts: contextvars.ContextVar[Facts | None] = contextvars.ContextVar("facts", default=None)
 
 
 def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
@@ -29,13 +40,14 @@ def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def stream(seed: tf.Tensor) -> Iterator[None]:
-    """Within the block, the k-th `next_seed()` is sub-stream k of `seed` (int32 [2])."""
-    token = _stream.set(fold_in(seed, k) for k in itertools.count())
+def stream(seed: tf.Tensor, facts: Facts | None = None) -> Iterator[None]:
+    """Within the block, the k-th `next_seed()` is sub-stream k of `seed` (int32 [2]), and `client()` gives `facts`."""
+    tokens = _stream.set(fold_in(seed, k) for k in itertools.count()), _facts.set(facts)
     try:
         yield
     finally:
-        _stream.reset(token)
+        _stream.reset(tokens[0])
+        _facts.reset(tokens[1])
 
 
 def next_seed() -> tf.Tensor:
@@ -44,3 +56,8 @@ def next_seed() -> tf.Tensor:
     if current is None:
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     return next(current)
+
+
+def client() -> Facts:
+    """Facts about the client that encodes; those of a client with one example where nobody said."""
+    return _facts.get() or Facts()

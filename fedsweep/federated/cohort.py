@@ -16,7 +16,8 @@ class ClientData:
 
     images: np.ndarray  # float32 [n, height, width, channels]
     labels: np.ndarray  # int32 [n]
-    seed: np.ndarray  # int32 [2]: shuffles and rounding noise; the client's own, it is never sent
+    seed: np.ndarray  # int32 [2]: shuffles and rounding noise; the client's own
+    client: int = 0  # its place in the data set: what it remembers is found again by this
 
 
 def sample(dataset: FederatedDataset, clients: int, seed: int, round_number: int) -> list[ClientData]:
@@ -27,7 +28,7 @@ def sample(dataset: FederatedDataset, clients: int, seed: int, round_number: int
     """
     rng = seeds.generator(seed, seeds.Stream.COHORT, round_number)
     chosen = rng.choice(len(dataset.members), clients, replace=False)
-    return [ClientData(*dataset.client(index), _client_seed(seed, round_number, index)) for index in chosen]
+    return [ClientData(*dataset.client(index), _client_seed(seed, round_number, index), int(index)) for index in chosen]
 
 
 def _client_seed(seed: int, round_number: int, client: int) -> np.ndarray:

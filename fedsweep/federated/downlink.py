@@ -6,27 +6,59 @@ TFF's own encoded broadcast left in 0.38; this is its successor as a `tff.learni
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep.encoders import EncoderRule, randomness
+from fedsweep.encoders.sparse import RandKStage
+from fedsweep.federated import coded
 
 
-def build(weights_type: tff.Type, rule: EncoderRule, seed: int) -> tff.learning.templates.DistributionProcess:
-    """Distribution of `weights_type` (ModelWeights of float32 tensors) through one simple encoder per tensor.
+def build(
+    initial: Sequence[np.ndarray], rule: EncoderRule, seed: int, difference: bool = False, thinned: bool = False
+) -> tff.learning.templates.DistributionProcess:
+    """Distribution of the model (ModelWeights of float32 tensors like `initial`) through one simple encoder per tensor.
 
-    All clients of a round receive the same message. `seed` starts the stream of the encoders' randomness.
+    All clients of a round receive the same message, named `model`.
+
+    With `difference` the message, of that name, is the encoded difference between the model and what clients hold, so
+    what one message loses is part of the next difference: the server's error feedback. At first clients hold the
+    initial model, which follows from the run's seed. Clients must hear every message to hold the same, so it goes to
+    all clients of the data set, not to those of the round alone. Amiri et al. 2020, arXiv 2006.10672. What they hold
+    is handed to the graph as `held`; it is not sent.
+
+    Args:
+      initial: the model's initial weights, float32.
+      rule: chooses an encoder per tensor.
+      seed: starts the stream of the encoders' randomness.
+      difference: see above.
+      thinned: the encoders leave elements out (federated dropout); the result's `non_trainable` then holds a mask for
+        every tensor, 1 where the client received the weight.
+
+    Returns:
+      The process; its measurements are `downlink_coded_bits`, the bits of the message's lossless codes, int64.
     """
-    specs = [tf.TensorSpec(t.shape, t.dtype) for t in weights_type.trainable]
-    encoders = [te.encoders.as_simple_encoder(rule(spec)[1], spec) for spec in specs]
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in initial]
+    tensor_types = tuple(tff.TensorType(tensor.dtype, tensor.shape) for tensor in initial)
+    weights_type = tff.to_type(tff.learning.models.ModelWeights(tensor_types, ()))
+    labels, cores = zip(*map(rule, specs), strict=True)
+    encoders = [te.encoders.as_simple_encoder(core, spec) for core, spec in zip(cores, specs, strict=True)]
+
+    def restored(message):
+        return tuple(encoder.decode(part) for encoder, part in zip(encoders, message, strict=True))
 
     @tff.tensorflow.computation
     def initial_state():
-        return collections.OrderedDict(
+        state = collections.OrderedDict(
             encoders=tuple(encoder.initial_state() for encoder in encoders), seed=tf.constant([seed, 1], tf.int32)
         )
+        if difference:
+            state["held"] = tuple(map(tf.constant, initial))
+        return state
 
     state_type = initial_state.type_signature.result
 
@@ -35,18 +67,36 @@ def build(weights_type: tff.Type, rule: EncoderRule, seed: int) -> tff.learning.
         messages, states = [], []
         for k, (encoder, tensor) in enumerate(zip(encoders, weights.trainable, strict=True)):
             with randomness.stream(randomness.fold_in(state["seed"], k)):
-                message, encoder_state = encoder.encode(tensor, state["encoders"][k])
+                sent = tensor - state["held"][k] if difference else tensor
+                message, encoder_state = encoder.encode(sent, state["encoders"][k])
             messages.append(message)
             states.append(encoder_state)
         new_seed = randomness.fold_in(state["seed"], len(encoders))
-        return collections.OrderedDict(encoders=tuple(states), seed=new_seed), tuple(messages)
+        new_state = collections.OrderedDict(encoders=tuple(states), seed=new_seed)
+        if not difference:
+            return new_state, collections.OrderedDict(model=tuple(messages)), coded.bits(messages)
+        new_state["held"] = tuple(tf.add(*pair) for pair in zip(state["held"], restored(messages), strict=True))
+        return (
+            new_state,
+            collections.OrderedDict(difference=tuple(messages), held=tuple(state["held"])),
+            coded.bits(messages),
+        )
 
-    _, message_type = encode.type_signature.result
+    _, message_type, _ = encode.type_signature.result
 
     @tff.tensorflow.computation(message_type)
     def decode(message):
-        received = tuple(encoder.decode(part) for encoder, part in zip(encoders, message, strict=True))
-        return tff.learning.models.ModelWeights(received, ())
+        if difference:
+            received = tuple(map(tf.add, message["held"], restored(message["difference"])))
+        else:
+            received = restored(message["model"])
+        masks = ()
+        if thinned:
+            masks = tuple(
+                tf.constant(1.0) if label == "identity" else encoder.decode(_ones(part))
+                for label, encoder, part in zip(labels, encoders, message["model"], strict=True)
+            )
+        return tff.learning.models.ModelWeights(received, masks)
 
     @tff.federated_computation
     def initialize():
@@ -54,8 +104,17 @@ def build(weights_type: tff.Type, rule: EncoderRule, seed: int) -> tff.learning.
 
     @tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(weights_type, tff.SERVER))
     def next_fn(state, weights):
-        new_state, message = tff.federated_map(encode, (state, weights))
+        new_state, message, coded_bits = tff.federated_map(encode, (state, weights))
         received = tff.federated_map(decode, tff.federated_broadcast(message))
-        return tff.templates.MeasuredProcessOutput(new_state, received, tff.federated_value((), tff.SERVER))
+        measurements = tff.federated_zip(collections.OrderedDict(downlink_coded_bits=coded_bits))
+        return tff.templates.MeasuredProcessOutput(new_state, received, measurements)
 
     return tff.learning.templates.DistributionProcess(initialize, next_fn)
+
+
+def _ones(message):
+    """The message with a 1 for every weight that is in it: decoded, it is the mask."""
+    return collections.OrderedDict(
+        (key, tf.ones_like(tensor) if key.split("/")[-1] == RandKStage.VALUES_KEY else tensor)
+        for key, tensor in message.items()
+    )

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import encoders, schema
+from fedsweep.federated import coded
 from fedsweep.models import Model
 from fedsweep.models.functional import WeightSpec
 
@@ -30,7 +31,8 @@ class TensorPlan:
     tensor: str
     shape: tuple[int, ...]
     encoder: str
-    bits: int  # what the sender of the tensor sends
+    bits: int  # what the sender of the tensor sends; of a coded one, all but the code's bytes
+    coded: bool = False  # a lossless code sends as many bits as the data asks for: they are known when they are sent
     parameter_bits: int = 0  # what the server sends along so that clients can encode (uplink only)
 
     @property
@@ -44,10 +46,12 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both directions, for one client and round."""
+    """Both directions, for one client and round; and how many clients that is."""
 
     uplink: tuple[TensorPlan, ...]
     downlink: tuple[TensorPlan, ...]
+    clients: int  # that send in a round
+    receivers: int  # that the model goes to in a round: those, or all clients of the data set (`downlink.build`)
 
     @property
     def uplink_bits(self) -> int:
@@ -56,6 +60,17 @@ class Plan:
     @property
     def downlink_bits(self) -> int:
         return sum(t.bits for t in self.downlink) + sum(t.parameter_bits for t in self.uplink)
+
+    @property
+    def coded(self) -> bool:
+        """Whether lossless codes send more than the plan can know."""
+        return any(tensor.coded for tensor in (*self.uplink, *self.downlink))
+
+    @property
+    def round_bits(self) -> tuple[int, int]:
+        """(uplink, downlink) bits of a round, all clients together; the least, where codes send more."""
+        model = sum(t.bits for t in self.downlink)
+        return self.uplink_bits * self.clients, (model * self.receivers + (self.downlink_bits - model) * self.clients)
 
     @property
     def float32_uplink_bits(self) -> int:
@@ -75,22 +90,41 @@ class Plan:
             "downlink_bits": self.downlink_bits,
             "float32_uplink_bits": self.float32_uplink_bits,
             "float32_downlink_bits": self.float32_downlink_bits,
+            "clients": self.clients,
+            "receivers": self.receivers,
+            "round_bits": self.round_bits,
+            "coded": self.coded,
         }
 
 
-def of(config: schema.Config, model: Model) -> Plan:
-    """The plan of a checked configuration for its model."""
-    up, down = encoders.build(config.encoder), encoders.build(config.downlink_encoder)
+def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Plan:
+    """The plan of a checked configuration for its model.
+
+    `population` gives the number of clients in the data set; it is asked only if something goes to all of them.
+    """
+    up, down = encoders.uplink(config), encoders.downlink(config)
 
     def uplink(weight: WeightSpec) -> TensorPlan:
         label, encoder = up(weight.spec)
-        return TensorPlan(weight.name, weight.shape, label, *_sent(_uplink, label, weight.shape, encoder))
+        bits, parameters, again, coded = _sent(_uplink, label, weight.shape, encoder)
+        if config.encoder.error_feedback and label != "identity":
+            label, parameters = f"{label}, error feedback", parameters + again
+        return TensorPlan(weight.name, weight.shape, label, bits, coded, parameters)
 
     def downlink(weight: WeightSpec) -> TensorPlan:
         label, encoder = down(weight.spec)
-        return TensorPlan(weight.name, weight.shape, label, *_sent(_downlink, label, weight.shape, encoder))
+        bits, coded = _sent(_downlink, label, weight.shape, encoder)
+        if config.downlink_difference:  # small tensors too: what goes to whom is the whole message's
+            label = f"{label}, difference"
+        return TensorPlan(weight.name, weight.shape, label, bits, coded)
 
-    return Plan(tuple(map(uplink, model.weights)), tuple(map(downlink, model.weights)))
+    clients = config.clients_per_round
+    return Plan(
+        tuple(map(uplink, model.weights)),
+        tuple(map(downlink, model.weights)),
+        clients,
+        population() if config.downlink_difference else clients,
+    )
 
 
 _known: dict[tuple, tuple[int, ...]] = {}
@@ -104,29 +138,48 @@ def _sent(measure: Callable[..., tuple[int, ...]], label: str, shape: tuple[int,
     return _known[key]
 
 
-def _uplink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int]:
-    """(bits that a client sends, bits of the parameters that the server sends along)"""
+def _uplink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int, int, bool]:
+    """Bits that a client sends, of the parameters that the server sends along, and of those that the server needs after
+    the sum (which clients need too if they have to decode); whether a lossless code's bits come on top."""
     with tf.Graph().as_default():  # shapes only, no arithmetic
         gather = te.encoders.as_gather_encoder(encoder, tf.TensorSpec(shape, tf.float32))
-        encode_params, before_params, _ = gather.get_params(gather.initial_state())
+        encode_params, before_params, after_params = gather.get_params(gather.initial_state())
         encoded, state_update = gather.encode(tf.zeros(shape), encode_params)
-        sent = _bits((encoded, before_params, state_update))
-        return sent, _bits((encode_params, before_params))
+        sent, is_coded = _fixed_bits(encoded)
+        sent += _bits((before_params, state_update))
+        return sent, _bits((encode_params, before_params)), _bits(after_params), is_coded
 
 
-def _downlink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int]:
+def _downlink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, bool]:
     with tf.Graph().as_default():
         simple = te.encoders.as_simple_encoder(encoder, tf.TensorSpec(shape, tf.float32))
         encoded, _ = simple.encode(tf.zeros(shape), simple.initial_state())
-        return (_bits(encoded),)
+        return _fixed_bits(encoded)
+
+
+def _fixed_bits(encoded: coded.EncodedTensor) -> tuple[int, bool]:
+    """(bits of an encoded tensor but for its lossless codes' bytes, whether there are such codes)"""
+    fixed = [tensor for key, tensor in encoded.items() if not coded.is_symbols(key)]
+    return _bits(fixed), len(fixed) < len(encoded)
 
 
 def _bits(structure) -> int:
     return sum(t.shape.num_elements() * t.dtype.size * 8 for t in tf.nest.flatten(structure))
 
 
-def warnings(config: schema.Config, plan: Plan) -> list[str]:
-    """What a person should know before training: directions in which the plan encodes nothing."""
+def notes(config: schema.Config, plan: Plan) -> list[str]:
+    """What a person should know before training: directions in which the plan encodes nothing, what clients keep."""
+    lines = _silent_directions(config, plan)
+    kept = sum(tensor.float32_bits for tensor in plan.uplink if tensor.encoder != "identity")
+    if config.encoder.error_feedback and kept:
+        size = f"{kept / 8 / 2**20:.1f} MiB"
+        lines.append(f"Error feedback: each client that has taken part keeps {size}, in memory and in checkpoints.")
+    if plan.receivers != plan.clients:
+        lines.append(f"The downlink sends differences: each goes to all {plan.receivers} clients of the data set.")
+    return lines
+
+
+def _silent_directions(config: schema.Config, plan: Plan) -> list[str]:
     directions = {"encoder": plan.uplink, "downlink": plan.downlink}
     silent = [group for group, tensors in directions.items() if all(t.encoder == "identity" for t in tensors)]
     if len(silent) == 2 and config.encoder.name == config.downlink_encoder.name == "identity":

@@ -27,14 +27,31 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
         return tff.learning.models.ModelWeights(tuple(tf.constant(tensor) for tensor in start), ())
 
     weights_type = initial_weights.type_signature.result
+    distribution = downlink.build(
+        start,
+        encoders.downlink(config),
+        config.seed,
+        difference=config.downlink_difference,
+        thinned=config.downlink.name == "dropout",
+    )
+    aggregation = uplink.EncodedMeanFactory(
+        encoders.uplink(config),
+        config.seed,
+        names=[weight.name for weight in model.weights],
+        error_feedback=config.encoder.error_feedback,
+    )
     work = client_work.build(
-        model, weights_type, optimizers.client(config.optimizer), config.client_epochs, config.client_batch_size
+        model,
+        distribution.next.type_signature.result.result.member,
+        optimizers.client(config.optimizer),
+        config.client_epochs,
+        config.client_batch_size,
+        aggregation.remembered([weight.spec for weight in model.weights]),
     )
     sent_by_client = work.next.type_signature.result.result.member
-    aggregation = uplink.EncodedMeanFactory(encoders.build(config.encoder), config.seed)
     return tff.learning.templates.compose_learning_process(
         initial_weights,
-        downlink.build(weights_type, encoders.build(config.downlink_encoder), config.seed),
+        distribution,
         work,
         aggregation.create(sent_by_client.update, sent_by_client.update_weight),
         tff.learning.templates.build_apply_optimizer_finalizer(optimizers.server(config.optimizer), weights_type),
@@ -43,9 +60,9 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
 
 def graph_key(config: schema.Config, model: Model) -> str:
     """What the graphs of `build(config, model)` depend on. Not the seed: it is in the initial state alone."""
-    groups = (config.encoder, config.downlink_encoder, config.optimizer)
+    groups = (config.encoder, config.downlink_encoder, config.code, config.schedule, config.optimizer)
     inputs = [dataclasses.asdict(group) for group in groups]
-    inputs += [model.name, model.image_shape, [weight.shape for weight in model.weights]]
+    inputs += [config.downlink.name, model.name, model.image_shape, [weight.shape for weight in model.weights]]
     return json.dumps([*inputs, config.client_epochs, config.client_batch_size])
 
 
@@ -54,9 +71,13 @@ def seeded(
 ) -> list[tf.Tensor]:
     """The initial state of an equal process with another seed.
 
-    A state begins with the model's weights; the streams of noise in it are leaves called `seed`, int32 [2], whose first
-    word is the run's seed (`uplink`, `downlink`).
+    A state begins with the model's weights, and clients may hold them, too, as `held`; the streams of noise in it are
+    leaves called `seed`, int32 [2], whose first word is the run's seed (`uplink`, `downlink`).
     """
     weights = [tf.constant(tensor) for tensor in model.initial_weights(seed)]
-    rest = zip(state[len(weights) :], paths[len(weights) :], strict=True)
-    return weights + [tf.stack([seed, leaf[1]]) if path[-1] == "seed" else leaf for leaf, path in rest]
+    held, leaves = iter(weights), list(weights)
+    for leaf, path in zip(state[len(weights) :], paths[len(weights) :], strict=True):
+        if path[-1] == "seed":
+            leaf = tf.stack([seed, leaf[1]])
+        leaves.append(next(held) if "held" in path else leaf)
+    return leaves

@@ -3,25 +3,31 @@
 As `tff.aggregators.MeanFactory(EncodedSumFactory(...))` does, a client multiplies its update by its weight and encodes
 the product; the server decodes, sums, and divides by the sum of the weights. What is added to TFF's own factory is that
 the encoders' randomness comes from seeds: the server's (rotations, shared by the clients of a round) from the process
-state, a client's (rounding) from the client itself.
+state, a client's (rounding) from the client itself; and that a client can add what its last message lost.
 """
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep.encoders import EncoderRule, randomness
+from fedsweep.federated import coded
 
 # How tensors that update an adaptive encoder's state are combined, and the value that changes nothing.
-_COMBINE = {
+COMBINE = {
     te.core.StateAggregationMode.SUM: (tf.add, lambda dtype: 0),
     te.core.StateAggregationMode.MIN: (tf.minimum, lambda dtype: dtype.max),
     te.core.StateAggregationMode.MAX: (tf.maximum, lambda dtype: dtype.min),
 }
+
+
+# How an update that holds a NaN or an infinity is refused; the tensor's name stands before it.
+NOT_FINITE = "holds no finite numbers"
 
 
 class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
@@ -29,18 +35,39 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
     What a client sends is an OrderedDict with `update` (the encoded tensors), `weight` (its number of examples,
     float32) and, for adaptive encoders, what their state needs.
+
+    With error feedback a client encodes p = update + memory and keeps p - decode(encode(p)) as its new memory (Seide et
+    al. 2014; Stich et al., NeurIPS 2018, arXiv 1809.07599), all in units of update times weight. TFF's clients keep
+    nothing between rounds, so the memory comes beside the weight and leaves beside the message, as `memory`: whoever
+    runs the process takes it from there to the client's next round. It is not sent and not aggregated.
     """
 
-    def __init__(self, rule: EncoderRule, seed: int):
-        """`rule` chooses an encoder per tensor; `seed` starts the server's stream of rotation seeds."""
-        self._rule, self._seed = rule, seed
+    def __init__(self, rule: EncoderRule, seed: int, names: Sequence[str] | None = None, error_feedback: bool = False):
+        """`rule` chooses an encoder per tensor; `seed` starts the server's stream of rotation seeds; `names` are the
+        tensors', for errors."""
+        self._rule, self._seed, self._names, self._error_feedback = rule, seed, names, error_feedback
+
+    def remembered(self, specs: Sequence[tf.TensorSpec]) -> list[tf.TensorSpec]:
+        """Specs of the tensors that a client keeps: the encoded ones, if there is error feedback."""
+        return [spec for spec in specs if self._keeps(self._rule(spec)[0])]
+
+    def _keeps(self, label: str) -> bool:
+        return self._error_feedback and label != "identity"
 
     def create(self, value_type: tff.Type, weight_type: tff.Type) -> tff.templates.AggregationProcess:
-        """`value_type`: a tuple of float32 tensors; `weight_type`: <examples=float32, noise_seed=int32[2]>."""
+        """`value_type`: a tuple of float32 tensors; `weight_type`: <examples=float32, noise_seed=int32[2],
+        loss=float32> and, with error feedback, memory=<the tensors of `remembered`>.
+
+        The process measures `uplink_coded_bits` (int64: bits of lossless codes, summed over clients) and `uplink_width`
+        (float32: the mean width over clients and elements that follow a schedule, 0 if none does).
+        """
         specs = [tf.TensorSpec(t.shape, t.dtype) for t in value_type]
-        encoders = [te.encoders.as_gather_encoder(self._rule(spec)[1], spec) for spec in specs]
+        names = self._names or [f"tensor_{k}" for k in range(len(specs))]
+        labels, cores = zip(*map(self._rule, specs), strict=True)
+        encoders = [te.encoders.as_gather_encoder(core, spec) for core, spec in zip(cores, specs, strict=True)]
+        kept = [k for k, label in enumerate(labels) if self._keeps(label)]
         modes = [mode for encoder in encoders for mode in encoder.state_update_aggregation_modes]
-        if unknown := set(modes) - set(_COMBINE):
+        if unknown := set(modes) - set(COMBINE):
             raise ValueError(f"an encoder's state asks for {unknown}; only sums, minima and maxima can be aggregated")
 
         @tff.tensorflow.computation
@@ -59,26 +86,41 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 with randomness.stream(randomness.fold_in(state["seed"], k)):
                     per_tensor.append(encoder.get_params(encoder_state))
             encode, decode_before_sum, decode_after_sum = zip(*per_tensor, strict=True)
-            return collections.OrderedDict(encode=encode, before=decode_before_sum), decode_after_sum
+            sent = collections.OrderedDict(encode=encode, before=decode_before_sum)
+            if kept:  # a client has to know what the server will make of its message; a shared seed is sent again
+                sent["after"] = tuple(decode_after_sum[k] for k in kept)
+            return collections.OrderedDict(parameters=sent), decode_after_sum
 
         sent_parameters_type, after_type = parameters.type_signature.result
 
         @tff.tensorflow.computation(value_type, weight_type, sent_parameters_type)
         def encode(value, weight, params):
-            update, state_updates = [], []
+            params = params["parameters"]
+            client = randomness.Facts(weight["examples"], weight["loss"])
+            update, state_updates, memory = [], [], []
             for k, (encoder, tensor) in enumerate(zip(encoders, value, strict=True)):
-                with randomness.stream(randomness.fold_in(weight["noise_seed"], k)):
-                    encoded, state_update = encoder.encode(tensor * weight["examples"], params["encode"][k])
+                tensor *= client.examples
+                if k in kept:
+                    tensor += weight["memory"][len(memory)]
+                tensor = tf.debugging.check_numerics(tensor, f"{names[k]} {NOT_FINITE}")
+                with randomness.stream(randomness.fold_in(weight["noise_seed"], k), client):
+                    encoded, state_update = encoder.encode(tensor, params["encode"][k])
                 update.append(encoded)
                 state_updates.extend(state_update)
+                if k in kept:
+                    part = encoder.decode_before_sum(encoded, params["before"][k])
+                    memory.append(tensor - encoder.decode_after_sum(part, params["after"][len(memory)], 1))
             # TFF offers no server value inside an aggregation, so clients return the parameters that decoding needs
             # before the sum (b/139844355 in TFF's own factory); our encoders have none.
-            return collections.OrderedDict(
+            message = collections.OrderedDict(
                 update=tuple(update),
                 weight=weight["examples"],
                 update_parameters=params["before"],
                 update_state=tuple(state_updates),
             )
+            if kept:
+                message["memory"] = tuple(memory)
+            return message
 
         message_type = encode.type_signature.result
 
@@ -89,6 +131,8 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 weight=message["weight"],
                 clients=tf.constant([1], tf.int32),
                 update_state=message["update_state"],
+                coded_bits=coded.bits(message["update"]),
+                width=coded.width(message["update"], [spec.shape.num_elements() for spec in specs]),
             )
 
         total_type = tff.tensorflow.computation(as_total, message_type).type_signature.result
@@ -99,7 +143,7 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 lambda t: tf.zeros(t.shape, t.dtype), tff.types.type_to_tf_tensor_specs(total_type)
             )
             nothing["update_state"] = tuple(
-                tf.fill(t.shape, tf.constant(_COMBINE[mode][1](t.dtype), t.dtype))
+                tf.fill(t.shape, tf.constant(COMBINE[mode][1](t.dtype), t.dtype))
                 for mode, t in zip(modes, nothing["update_state"], strict=True)
             )
             return nothing
@@ -111,7 +155,9 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 update=tf.nest.map_structure(tf.add, a["update"], b["update"]),
                 weight=a["weight"] + b["weight"],
                 clients=a["clients"] + b["clients"],
-                update_state=tuple(_COMBINE[mode][0](x, y) for mode, x, y in states),
+                update_state=tuple(COMBINE[mode][0](x, y) for mode, x, y in states),
+                coded_bits=a["coded_bits"] + b["coded_bits"],
+                width=a["width"] + b["width"],
             )
 
         @tff.tensorflow.computation(total_type, message_type)
@@ -128,6 +174,12 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 tf.math.divide_no_nan(encoder.decode_after_sum(part, p, total["clients"]), total["weight"])
                 for encoder, part, p in zip(encoders, total["update"], params, strict=True)
             )
+
+        @tff.tensorflow.computation(total_type)
+        def measure(total):
+            clients = tf.cast(total["clients"][0], tf.float32)
+            width = tf.math.divide_no_nan(total["width"], clients)
+            return collections.OrderedDict(uplink_coded_bits=total["coded_bits"], uplink_width=width)
 
         @tff.tensorflow.computation(state_type, total_type)
         def next_state(state, total):
@@ -156,7 +208,7 @@ class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):
             return tff.templates.MeasuredProcessOutput(
                 state=tff.federated_map(next_state, (state, total)),
                 result=tff.federated_map(mean, (total, after_sum)),
-                measurements=tff.federated_value((), tff.SERVER),
+                measurements=tff.federated_map(measure, total),
             )
 
         return tff.templates.AggregationProcess(initialize, next_fn)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from fedsweep import environment, federated, schema
 from fedsweep.models import Model
-from fedsweep.runtime.base import RoundOutcome, Runtime
+from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime
 
-__all__ = ["RoundOutcome", "Runtime", "start"]
+__all__ = ["NotFiniteError", "RoundOutcome", "Runtime", "start"]
 
 # Compiled processes by what they depend on, for the next run in this process: compiling takes seconds. Few, because a
 # process that runs trial after trial meets an equal one soon (the next replicate) or never.
@@ -18,12 +18,15 @@ _KEPT = 2
 _compiled: dict[str, object] = {}
 
 
-def start(config: schema.Config, model: Model) -> Runtime:
-    """The runtime that the configuration names, with the process compiled and its initial state made."""
+def start(config: schema.Config, model: Model, population: int) -> Runtime:
+    """The runtime that the configuration names, with the process compiled and its initial state made.
+
+    `population`: the number of clients in the data set.
+    """
     if isinstance(config.runtime, schema.TffRuntime):
         from fedsweep.runtime.tff_executor import TffRuntime
 
-        return TffRuntime(federated.build(config, model))
+        return TffRuntime(federated.build(config, model), population)
     from fedsweep.runtime.map_reduce import CompiledProcess, MapReduceRuntime
 
     key = federated.graph_key(config, model)
@@ -32,4 +35,4 @@ def start(config: schema.Config, model: Model) -> Runtime:
         del _compiled[next(iter(_compiled))]  # the one used longest ago
     _compiled[key] = process
     state = federated.seeded(process.initial_state, process.state_paths, config.seed, model)
-    return MapReduceRuntime(process, state, environment.threads(config.runtime))
+    return MapReduceRuntime(process, state, environment.threads(config.runtime), population, config.verify_wire)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from fedsweep.federated.cohort import ClientData
+from fedsweep.federated.uplink import NOT_FINITE
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,21 @@ class RoundOutcome:
     finite: bool  # False: the mean update held a NaN or an infinity, and TFF's finalizer refused it
     uplink: dict[str, int]  # bits by kind: update, weight, metrics
     downlink: int  # bits
+    width: float | None  # mean bits an element that a schedule chose on the uplink; None without a schedule
 
     @property
     def uplink_bits(self) -> int:
         return sum(self.uplink.values())
+
+
+class NotFiniteError(Exception):
+    """A client's update holds a NaN or an infinity, so it was not encoded; says in which tensor."""
+
+    @classmethod
+    def of(cls, error: Exception) -> NotFiniteError | None:
+        """What a runtime's error says, if it is that."""
+        found = re.search(rf"\S+ {NOT_FINITE}", str(error))
+        return cls(found.group(0)) if found else None
 
 
 class Runtime(abc.ABC):
@@ -32,7 +45,11 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
-        """Executes one round with these clients."""
+        """Executes one round with these clients.
+
+        Raises:
+          NotFiniteError: a client's update cannot be encoded; the state is as before the round.
+        """
 
     @abc.abstractmethod
     def weights(self) -> list[np.ndarray]:
@@ -46,6 +63,11 @@ class Runtime(abc.ABC):
     def restore(self, state: Sequence[np.ndarray]) -> None:
         """Goes on from what `state` gave, in a runtime of the same process."""
 
+    @property
+    def client_memory(self) -> int:
+        """Bytes that clients keep between rounds (error feedback), all clients seen so far together."""
+        return 0
+
     @abc.abstractmethod
     def close(self) -> None:
         """Ends threads and processes of this runtime; may be called twice."""
@@ -57,13 +79,17 @@ class Runtime(abc.ABC):
         self.close()
 
 
-def as_sequence(client: ClientData) -> tf.data.Dataset:
-    """The client as the process's sequence of one element."""
-    return tf.data.Dataset.from_tensors({"images": client.images, "labels": client.labels, "seed": client.seed})
+def as_sequence(client: ClientData, memory: Sequence[np.ndarray] = ()) -> tf.data.Dataset:
+    """The client as the process's sequence of one element; `memory` is what it kept, if the process asks for it."""
+    element = {"images": client.images, "labels": client.labels, "seed": client.seed}
+    if memory:
+        element["memory"] = tuple(memory)
+    return tf.data.Dataset.from_tensors(element)
 
 
 def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int) -> RoundOutcome:
-    """A `RoundOutcome` from the sums that the process reports: `loss`, `correct`, `examples`, `update_non_finite`."""
+    """A `RoundOutcome` from what the process measures: `loss`, `correct`, `examples`, `update_non_finite`,
+    `uplink_width`."""
     examples = float(metrics["examples"])
     return RoundOutcome(
         loss=float(metrics["loss"]) / examples,
@@ -71,4 +97,11 @@ def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int)
         finite=int(metrics["update_non_finite"]) == 0,
         uplink=uplink,
         downlink=downlink,
+        width=float(metrics["uplink_width"]) or None,
     )
+
+
+def downlink_bits(message: Mapping[str, int], clients: int, population: int) -> int:
+    """What the server sends in a round, by kinds of the message (`wire.DOWNLINK_KINDS`): a difference goes to all
+    clients of the data set, anything else to those of the round."""
+    return sum(bits * (population if kind == "difference" else clients) for kind, bits in message.items())

@@ -17,7 +17,7 @@ import tensorflow_federated as tff
 
 from fedsweep.federated.cohort import ClientData
 from fedsweep.runtime import types, wire
-from fedsweep.runtime.base import RoundOutcome, Runtime, as_sequence, outcome
+from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime, as_sequence, downlink_bits, outcome
 from fedsweep.runtime.graphs import as_function
 
 
@@ -30,38 +30,62 @@ class CompiledProcess:
         self.prepare, self.work = as_function(form.prepare), as_function(form.work)
         self.zero, self.accumulate = as_function(form.zero), as_function(form.accumulate)
         self.report, self.update = as_function(form.report), as_function(form.update)
-        self.kinds = wire.kinds_of_uplink(form.work.type_signature.result)
+        self.uplink = wire.Meter(form.work.type_signature.result, wire.UPLINK_KINDS)
+        work_types = types.leaves(form.work.type_signature.result)
+        self.downlink = wire.Meter(form.prepare.type_signature.result, wire.DOWNLINK_KINDS)
         self.metric_names = [path[-1] for path in types.paths(form.update.type_signature.result[1])]
         self.initial_state = as_function(initialize)()
         self.state_paths = types.paths(initialize.type_signature.result)
+        self.memory = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in self.uplink.parts(work_types, "memory")]
         self.weights = len(process.get_model_weights.type_signature.result.trainable)  # a state begins with them
 
 
 class MapReduceRuntime(Runtime):
-    """Clients of a round train side by side in `threads` threads; their updates are summed in the cohort's order."""
+    """Clients of a round train side by side in `threads` threads; their updates are summed in the cohort's order.
 
-    def __init__(self, process: CompiledProcess, state: Sequence[tf.Tensor], threads: int):
+    What clients keep between rounds (error feedback) is kept here, by client. `population` is the number of clients in
+    the data set; with `verify` the bytes of every message are made and decoded.
+    """
+
+    def __init__(
+        self, process: CompiledProcess, state: Sequence[tf.Tensor], threads: int, population: int, verify: bool
+    ):
         self._process, self._state, self._threads = process, list(state), threads
+        self._population, self._verify = population, verify
+        self._memory: dict[int, list[np.ndarray]] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="client")
 
     def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
         process = self._process
         broadcast = process.prepare(*self._state)
-        total, uplink = process.zero(), collections.Counter()
-        for update in self._work_of(clients, broadcast):
-            uplink.update(wire.by_kind(process.kinds, wire.bits_of_tensors(update)))
-            total = process.accumulate(*total, *update)
+        if self._verify:
+            process.downlink.verify(broadcast)
+        total, uplink, memory = process.zero(), collections.Counter(), {}
+        for client, message in zip(clients, self._work_of(clients, broadcast), strict=True):
+            uplink.update(process.uplink.bits(message))
+            memory[client.client] = [tensor.numpy() for tensor in process.uplink.parts(message, "memory")]
+            total = process.accumulate(*total, *message)
         outputs = process.update(*self._state, *process.report(*total))
         self._state = outputs[: len(self._state)]
+        if process.memory:
+            self._memory.update(memory)
         metrics = dict(zip(process.metric_names, outputs[len(self._state) :], strict=True))
-        downlink = sum(wire.bits_of_tensors(broadcast)) * len(clients)
+        downlink = downlink_bits(process.downlink.bits(broadcast), len(clients), self._population)
         return outcome(metrics, dict(uplink), downlink)
 
     def _work_of(self, clients: Sequence[ClientData], broadcast: Sequence[tf.Tensor]) -> Iterator[Sequence[tf.Tensor]]:
         """What each client sends, in order. One update a thread waits at most: memory does not grow with clients."""
 
         def work(client: ClientData) -> Sequence[tf.Tensor]:
-            return self._process.work(tf.data.experimental.to_variant(as_sequence(client)), *broadcast)
+            nothing = [np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in self._process.memory]
+            data = as_sequence(client, self._memory.get(client.client, nothing))
+            try:
+                message = self._process.work(tf.data.experimental.to_variant(data), *broadcast)
+            except tf.errors.InvalidArgumentError as error:
+                raise NotFiniteError.of(error) or error from error
+            if self._verify:
+                self._process.uplink.verify(message)
+            return message
 
         running: collections.deque[concurrent.futures.Future] = collections.deque()
         for client in clients:
@@ -71,14 +95,33 @@ class MapReduceRuntime(Runtime):
         while running:
             yield running.popleft().result()
 
+    def updates(self, clients: Sequence[ClientData]) -> Iterator[list[np.ndarray]]:
+        """What each client would send as its update in the next round, tensor by tensor; the state stays as it is."""
+        for message in self._work_of(clients, self._process.prepare(*self._state)):
+            yield [tensor.numpy() for tensor in self._process.uplink.parts(message, "update")]
+
     def weights(self) -> list[np.ndarray]:
         return [tensor.numpy() for tensor in self._state[: self._process.weights]]
 
     def state(self) -> list[np.ndarray]:
-        return [tensor.numpy() for tensor in self._state]
+        server = [tensor.numpy() for tensor in self._state]
+        if not self._memory:
+            return server
+        seen = sorted(self._memory)
+        remembered = zip(*(self._memory[client] for client in seen), strict=True)
+        return [*server, np.array(seen), *(np.stack(tensors) for tensors in remembered)]
 
     def restore(self, state: Sequence[np.ndarray]) -> None:
-        self._state = [tf.constant(array) for array in state]
+        server, remembered = state[: len(self._state)], state[len(self._state) :]
+        self._state = [tf.constant(array) for array in server]
+        self._memory = {}
+        if remembered:
+            seen, *tensors = remembered
+            self._memory = {int(client): [tensor[k] for tensor in tensors] for k, client in enumerate(seen)}
+
+    @property
+    def client_memory(self) -> int:
+        return sum(tensor.nbytes for tensors in self._memory.values() for tensor in tensors)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -19,18 +19,18 @@ import tensorflow_federated as tff
 
 from fedsweep.federated.cohort import ClientData
 from fedsweep.runtime import wire
-from fedsweep.runtime.base import RoundOutcome, Runtime, as_sequence, outcome
+from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime, as_sequence, downlink_bits, outcome
 
 
 class TffRuntime(Runtime):
     """TFF's local C++ executor; its worker process (about 0.9 GB) ends with `close`, which TFF leaves to chance."""
 
-    def __init__(self, process: tff.learning.templates.LearningProcess):
+    def __init__(self, process: tff.learning.templates.LearningProcess, population: int):
+        """`population` is the number of clients in the data set."""
         form = tff.backends.mapreduce.get_map_reduce_form_for_computation(process.next)
-        work_type = form.work.type_signature.result
-        self._uplink = wire.by_kind(wire.kinds_of_uplink(work_type), wire.bits_of_type(work_type))
-        self._downlink = sum(wire.bits_of_type(form.prepare.type_signature.result))
-        self._process = process
+        self._uplink = wire.Meter(form.work.type_signature.result, wire.UPLINK_KINDS).fixed_bits()
+        self._downlink = wire.Meter(form.prepare.type_signature.result, wire.DOWNLINK_KINDS).fixed_bits()
+        self._process, self._population = process, population
         self._others = set(_workers())  # not ours to end
         # After an interrupt a thread of TFF's may start a worker when `close` has been here; it has ended at exit.
         atexit.register(_end_workers, self._others)
@@ -46,11 +46,20 @@ class TffRuntime(Runtime):
             return computation(*arguments)
 
     def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
-        output = self._run(self._process.next, self._state, [as_sequence(client) for client in clients])
+        try:
+            output = self._run(self._process.next, self._state, [as_sequence(client) for client in clients])
+        except Exception as error:  # TFF's executor has an error of its own for each way to fail
+            raise NotFiniteError.of(error) or error from error
         self._state = output.state
+        parts = output.metrics
+        metrics = {**parts["client_work"]["metrics"], **parts["finalizer"], **parts["aggregator"]}
+        # The executor shows no message; what lossless codes send is measured where they are decoded.
         uplink = {kind: bits * len(clients) for kind, bits in self._uplink.items()}
-        metrics = {**output.metrics["client_work"]["metrics"], **output.metrics["finalizer"]}
-        return outcome(metrics, uplink, self._downlink * len(clients))
+        uplink["update"] += int(metrics["uplink_coded_bits"])
+        downlink = dict(self._downlink)
+        model = "difference" if "difference" in downlink else "model"
+        downlink[model] += int(parts["distributor"]["downlink_coded_bits"])
+        return outcome(metrics, uplink, downlink_bits(downlink, len(clients), self._population))
 
     def weights(self) -> list[np.ndarray]:
         return [np.asarray(tensor) for tensor in self._state.global_model_weights.trainable]

@@ -75,6 +75,7 @@ class Engine:
         """
         self.trials: list[Trial] = []
         self.sent: dict[int, tuple[int, int]] = {}  # bits of a whole run by the plan: uplink, downlink
+        self.coded: dict[int, bool] = {}  # whether lossless codes come on top, as many bits as they take
         self.record = record
         self.folder, self._settings, self._study = folder, settings, study
         self._configure, self._plan, self._dry = configure, plan, dry
@@ -114,8 +115,8 @@ class Engine:
             for replicate in range(trial.replicates):
                 trial.results[replicate] = self._refuse(trial, replicate, "failed", str(error))
             return trial
-        messages = config.clients_per_round * config.rounds
-        self.sent[number] = plan["uplink_bits"] * messages, plan["downlink_bits"] * messages
+        self.coded[number] = plan["coded"]
+        self.sent[number] = tuple(bits * config.rounds for bits in plan["round_bits"])
         total = sum(self.sent[number])
         self._study.commit(None if self._settings.budget is None else total - self._settings.budget)
         trial.twin = self._first.setdefault(_identity(config, plan), trial)
@@ -192,7 +193,7 @@ class Engine:
 def _identity(config: schema.Config, plan: dict) -> str:
     """What two trials share if one is a duplicate of the other: the plan stands for the encoders and their knobs."""
     same = dataclasses.asdict(config)
-    for key in ("encoder", "downlink", "tracker", "sweep", "checkpoint_every"):
+    for key in ("encoder", "downlink", "code", "schedule", "tracker", "sweep", "checkpoint_every", "verify_wire"):
         del same[key]
     same["runtime"] = config.runtime.name
     return json.dumps([same, plan], sort_keys=True)

@@ -46,7 +46,8 @@ def show_plans(engine: Engine) -> None:
         sent, note = engine.sent.get(trial.number), trial.error or (trial.status if trial.finished else "")
         if trial.twin:
             note = f"duplicate of trial {trial.twin.number}"
-        bits = [format_bits(bits) for bits in (*sent, sum(sent))] if sent else [""] * 3
+        more = " + code" if engine.coded.get(trial.number) else ""
+        bits = [f"{format_bits(bits)}{more}" for bits in (*sent, sum(sent))] if sent else [""] * 3
         table.add_row(str(trial.number), *trial.point.values(), *bits, note)
     console = _console()
     console.print(table)

@@ -149,6 +149,7 @@ class MlflowTracker(Tracker):
             "test/accuracy": row.test_accuracy,
             "bits/uplink": row.uplink_bits,
             "bits/downlink": row.downlink_bits,
+            "bits/uplink_width": row.uplink_width,
             "bits/total": row.total_bits,
         }
         now = int(time.time() * 1000)

@@ -35,9 +35,11 @@ class RoundRow:
     downlink_bits: int
     total_bits: int
     seconds: float  # wall time of the round, evaluation included
+    uplink_width: float | None = None  # mean bits an element that a schedule chose; a column where there is a schedule
 
 
-_COLUMNS = [field.name for field in dataclasses.fields(RoundRow)]
+_SCHEDULED_COLUMNS = [field.name for field in dataclasses.fields(RoundRow)]
+_COLUMNS = _SCHEDULED_COLUMNS[:-1]
 
 
 def read_rounds(path: Path) -> list[RoundRow]:
@@ -77,6 +79,7 @@ class RunFolder:
     def __init__(self, folder: Path, config: schema.Config, environment: dict, go_on: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.checkpoint = folder, folder / CHECKPOINT
+        self._columns = _COLUMNS if config.schedule.name == "constant" else _SCHEDULED_COLUMNS
         if go_on:
             clear_drafts(folder)
         write = write_atomically if go_on else claim
@@ -85,7 +88,7 @@ class RunFolder:
         write(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
         write(folder / "environment.json", as_json(environment))
         if not (go_on and (folder / "rounds.csv").exists()):
-            write(folder / "rounds.csv", ",".join(_COLUMNS) + "\n")
+            write(folder / "rounds.csv", ",".join(self._columns) + "\n")
         self._file = (folder / "rounds.csv").open("a", newline="")
 
     def __enter__(self) -> RunFolder:
@@ -102,13 +105,16 @@ class RunFolder:
         """Makes these rows, the first of those that are there, the only ones."""
         self._file.close()
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *map(dataclasses.astuple, rows)])
+        csv.writer(text, lineterminator="\n").writerows([self._columns, *map(self._cells, rows)])
         write_atomically(self.path / "rounds.csv", text.getvalue())
         self._file = (self.path / "rounds.csv").open("a", newline="")
 
     def log_round(self, row: RoundRow) -> None:
-        csv.writer(self._file, lineterminator="\n").writerow(dataclasses.astuple(row))
+        csv.writer(self._file, lineterminator="\n").writerow(self._cells(row))
         self._file.flush()
+
+    def _cells(self, row: RoundRow) -> list:
+        return [getattr(row, column) for column in self._columns]
 
     def sync(self) -> None:
         """Returns when the rounds so far would survive a power cut."""

@@ -16,23 +16,25 @@ from fedsweep.federated import plan as planning
 from fedsweep.federated.cohort import ClientData
 
 SPEC = DataSpec((8, 8, 1), classes=10)
+POPULATION = 30  # clients in the data set, of which a few take part in a round
 
 
-def clients(sizes, spec=SPEC, seed=0):
+def clients(sizes, spec=SPEC, seed=0, first=0):
     rng = np.random.default_rng(seed)
     return [
         ClientData(
             images=rng.random((n, *spec.image_shape), dtype=np.float32),
             labels=rng.integers(0, spec.classes, n).astype(np.int32),
             seed=rng.integers(0, 2**31, 2).astype(np.int32),
+            client=first + k,
         )
-        for n in sizes
+        for k, n in enumerate(sizes)
     ]
 
 
 def start(config, spec=SPEC):
     model = models.build(config.model.name, spec)
-    return model, runtime.start(config, model)
+    return model, runtime.start(config, model, POPULATION)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_the_tutorials_bits(config, overrides, mibit):
     assert outcome.uplink["weight"] == 10 * 32 and outcome.uplink["metrics"] == 10 * 3 * 32
     assert outcome.uplink_bits == sum(outcome.uplink.values())
 
-    plan = planning.of(checked, model)
+    plan = planning.of(checked, model, lambda: POPULATION)
     assert outcome.uplink_bits == 10 * plan.uplink_bits
     assert outcome.downlink == 10 * plan.downlink_bits
 
@@ -71,7 +73,7 @@ def test_a_plan_says_what_the_meter_reads(config, overrides):
     model, running = start(checked)
     with running:
         outcome = running.round(clients([5, 9, 2]))
-    plan = planning.of(checked, model)
+    plan = planning.of(checked, model, lambda: POPULATION)
     assert (outcome.uplink_bits, outcome.downlink) == (3 * plan.uplink_bits, 3 * plan.downlink_bits)
 
 
@@ -264,15 +266,21 @@ def after_one_round(checked, data):
         return running.weights()
 
 
-def test_an_update_that_is_no_finite_number_is_reported(config):
-    """One step of a huge rate: the loss before it is finite, the update is not."""
+def test_an_update_that_is_no_finite_number_is_refused_with_its_tensors_name(config):
+    """One step of a huge rate: the loss before it is finite, the update is not. The state stays as it was."""
+    data = [dataclasses.replace(c, images=c.images * 1e3) for c in clients([5])]
     for runtime_name in ("map_reduce", "tff"):
         overrides = ("model=2nn", "client_batch_size=100", f"runtime={runtime_name}", "encoder=identity")
         for rate, finite in (("0.1", True), ("1e38", False)):
             _, running = start(config(*overrides, f"optimizer.client_lr={rate}"))
             with running:
-                outcome = running.round([dataclasses.replace(c, images=c.images * 1e3) for c in clients([5])])
-            assert np.isfinite(outcome.loss) and outcome.finite == finite
+                if finite:
+                    assert running.round(data).finite
+                    continue
+                before = running.weights()
+                with pytest.raises(runtime.NotFiniteError, match=r"^\w+/(kernel|bias) holds no finite numbers$"):
+                    running.round(data)
+                assert all(np.array_equal(a, b) for a, b in zip(before, running.weights(), strict=True))
 
 
 def test_cohorts_depend_on_seed_and_round_alone(config):

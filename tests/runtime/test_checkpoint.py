@@ -9,24 +9,32 @@ from fedsweep import datasets, models, runtime
 from fedsweep.federated import cohort
 from fedsweep.runtime import checkpoint
 
+POPULATION = 20
 
-@pytest.mark.parametrize("name", ["map_reduce", "tff"])
-def test_a_restored_run_gives_the_same_weights_bit_for_bit(config, tmp_path, name):
-    """Optimizer state and streams of noise in both directions are part of it."""
-    checked = config(
-        f"runtime={name}", "encoder=hadamard", "encoder.bits=2", "downlink=uniform", "optimizer=fedadam", "model=2nn"
-    )
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["runtime=map_reduce", "encoder=hadamard", "encoder.bits=2", "downlink=uniform"],
+        ["runtime=tff", "encoder=hadamard", "encoder.bits=2", "downlink=uniform"],
+        ["schedule=plateau", "schedule.patience=1", "encoder.error_feedback=true", "downlink=stc"],
+    ],
+    ids=["map_reduce", "tff", "what clients and schedules remember"],
+)
+def test_a_restored_run_gives_the_same_weights_bit_for_bit(config, tmp_path, overrides):
+    """Optimizer state, streams of noise, schedules and memories in both directions are part of it."""
+    checked = config(*overrides, "encoder.threshold=1000", "optimizer=fedadam", "model=2nn")
     data = datasets.load(checked.dataset, 0)
     model = models.build("2nn", data.spec)
     path = tmp_path / "checkpoint.npz"
-    with runtime.start(checked, model) as running:
+    with runtime.start(checked, model, POPULATION) as running:
         for number in (1, 2):
             running.round(cohort.sample(data, 4, 0, number))
         checkpoint.write(path, 2, running.state())
         for number in (3, 4):
             running.round(cohort.sample(data, 4, 0, number))
         uninterrupted = running.weights()
-    with runtime.start(checked, model) as running:
+    with runtime.start(checked, model, POPULATION) as running:
         saved = checkpoint.read(path)
         running.restore(saved.state)
         for number in range(saved.round + 1, 5):
@@ -56,7 +64,7 @@ def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
         if forget:
             runtime._compiled.clear()
         overrides = ["encoder=hadamard", "encoder.bits=3", "encoder.threshold=100", "downlink=same", f"seed={seed}"]
-        with runtime.start(config(*overrides), model) as running:
+        with runtime.start(config(*overrides), model, POPULATION) as running:
             running.round(cohort.sample(data, 4, seed, 1))
             return running.weights()
 

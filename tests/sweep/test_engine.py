@@ -44,7 +44,8 @@ def start(config, tmp_path):
         study = studies.Study("sweep", storage, dimensions, again, first.seed)
 
         def plan(checked):
-            return planning.of(checked, models.build(checked.model.name, datasets.spec(checked.dataset))).as_dict()
+            model = models.build(checked.model.name, datasets.spec(checked.dataset))
+            return planning.of(checked, model, lambda: checked.dataset.clients).as_dict()
 
         def configure(point):
             return config(*overrides, *(f"{key}={value}" for key, value in point.items()))

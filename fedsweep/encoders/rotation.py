@@ -1,0 +1,207 @@
+"""Rotations: they spread a tensor's energy over all elements, so that a quantizer's range is not set by a few of them.
+
+Suresh et al., ICML 2017, arXiv 1611.00429; Konecny et al. 2016, arXiv 1610.05492. A transform is two functions of a
+seed; one stage shares the seed among the clients of a round and undoes the rotation once, after the sum, the other
+draws one a client, which DRIVE and EDEN need for their errors to average out.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
+
+from fedsweep.encoders import randomness
+from fedsweep.encoders.numeric import norm, padded_to
+
+
+class Transform(Protocol):
+    """forward: float32 [d] to [padded(d)]; inverse, which is linear, returns [d]."""
+
+    def padded(self, size: int) -> int: ...
+    def forward(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor: ...
+    def inverse(self, y: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor: ...
+
+
+class Hadamard:
+    """H D x / sqrt(d2): signs D from the seed, H the Hadamard matrix of size d2, the next power of two."""
+
+    def padded(self, size: int) -> int:
+        return 1 << (size - 1).bit_length() if size else 0
+
+    def forward(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return hadamard(padded_to(_with_signs(x, seed), self.padded(x.shape[0])))
+
+    def inverse(self, y: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+        return _with_signs(hadamard(y)[:size], seed)
+
+
+class Fourier:
+    """The discrete Fourier transform of D x, taken as d2/2 complex numbers; d2 is d or d + 1.
+
+    With d2/2 = m * 2^k, m odd, it is the transform over Z_m x Z_2^k: as orthogonal and as flattening as the one over
+    Z_(d2/2), and many times faster, because TensorFlow is fast for powers of two only.
+    """
+
+    def padded(self, size: int) -> int:
+        return size + size % 2
+
+    def forward(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        half = self.padded(x.shape[0]) // 2
+        x = padded_to(_with_signs(x, seed), 2 * half)
+        y = self._transform(tf.complex(x[:half], x[half:]), tf.signal.fft) / math.sqrt(max(half, 1))
+        return tf.concat([tf.math.real(y), tf.math.imag(y)], 0)
+
+    def inverse(self, y: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+        half = y.shape[0] // 2
+        x = self._transform(tf.complex(y[:half], y[half:]), tf.signal.ifft) * math.sqrt(max(half, 1))
+        return _with_signs(tf.concat([tf.math.real(x), tf.math.imag(x)], 0)[:size], seed)
+
+    def _transform(self, z: tf.Tensor, along_rows) -> tf.Tensor:
+        size = z.shape[0]
+        columns = size & -size  # the largest power of two in it
+        rows = size // columns if size else 0
+        if rows > 1:
+            # The short odd side by its matrix, the long one by the library's, which wants powers of two.
+            matrix = along_rows(tf.eye(rows, dtype=tf.complex64)) if rows <= 1024 else None
+            table = tf.reshape(z, [rows, columns])
+            mixed = matrix @ table if matrix is not None else tf.transpose(along_rows(tf.transpose(table)))
+            return tf.reshape(along_rows(mixed), [-1])
+        return along_rows(z)
+
+
+class Kashin:
+    """Coefficients of x in a tight frame of D2 >= d vectors, computed so that none is much larger than the others.
+
+    The frame is the first d rows of H D / sqrt(D2). Each iteration takes what is left of x, clips its coefficients at
+    `level`, keeps those, and goes on with what they miss. Caldas et al. 2018, arXiv 1812.07210; Lyubarskii and
+    Vershynin 2010, arXiv math/0611343; constants as tensor_encoding's research stage. Linear to undo.
+    """
+
+    ITERATIONS, ETA, DELTA, FULL = 3, 0.9, 1.0, 0.85
+
+    def padded(self, size: int) -> int:
+        padded = Hadamard().padded(size)
+        # A frame that is hardly larger than the space has no freedom to flatten: the next power of two then.
+        return 2 * padded if size > self.FULL * padded else padded
+
+    def forward(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        size = x.shape[0]
+        frame = self.padded(size)
+        left = _with_signs(x, seed)
+        level = norm(left) / math.sqrt(self.DELTA * max(frame, 1))
+        total = tf.zeros([frame])
+        for iteration in range(self.ITERATIONS):
+            coefficients = hadamard(padded_to(left, frame))
+            if iteration + 1 < self.ITERATIONS:  # the last iteration keeps all: nothing of x is lost
+                coefficients = tf.clip_by_value(coefficients, -level, level)
+                left -= hadamard(coefficients)[:size]
+                level *= self.ETA
+            total += coefficients
+        return total
+
+    def inverse(self, y: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+        return _with_signs(hadamard(y)[:size], seed)
+
+
+TRANSFORMS: dict[str, Transform] = {"hadamard": Hadamard(), "fourier": Fourier(), "kashin": Kashin()}
+
+
+def hadamard(x: tf.Tensor) -> tf.Tensor:
+    """H x / sqrt(n) of float32 [n], n a power of two (or 0): its own inverse.
+
+    By Kronecker factors of at most 64, one small matrix product each: five times as fast as a pass for every factor 2.
+    """
+    size = x.shape[0]
+    power = max(size, 1).bit_length() - 1
+    factors = max(1, math.ceil(power / 6))
+    for k in range(factors):
+        side = 1 << (power // factors + (k < power % factors))
+        # Rows times the symmetric matrix; the transposed result puts the next factor's elements side by side.
+        x = tf.matmul(_sylvester(side), tf.reshape(x, [-1, side]), transpose_b=True)
+    return tf.reshape(x, [size])
+
+
+def _sylvester(side: int) -> tf.Tensor:
+    """The Hadamard matrix of a power of two, divided by the root of its size."""
+    matrix = np.ones([1, 1], np.float32)
+    while len(matrix) < side:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return tf.constant(matrix / math.sqrt(side), tf.float32)
+
+
+def _with_signs(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """x, float32 [n], each element with its sign kept or flipped, a random bit each."""
+    size = x.shape[0]
+    words = tf.random.stateless_uniform([math.ceil(size / 32)], seed, minval=None, maxval=None, dtype=tf.int32)
+    flips = tf.concat([tf.bitwise.left_shift(words, bit) for bit in range(32)], 0)[:size]
+    sign = tf.constant(-(2**31), tf.int32)
+    return tf.bitcast(tf.bitwise.bitwise_xor(tf.bitcast(x, tf.int32), tf.bitwise.bitwise_and(flips, sign)), tf.float32)
+
+
+@te.core.tf_style_encoding_stage
+class SharedRotationStage(te.core.EncodingStageInterface):
+    """One rotation for all clients of a round, undone once, after the sum.
+
+    Encodes float32 [d] as float32 [d2]. The seed is the server's: int32 [2], 64 bits a tensor on the downlink.
+    """
+
+    name = "rotation"
+    ENCODED_VALUES_KEY = "rotated_values"
+    SEED_KEY = "seed"
+    compressible_tensors_keys = (ENCODED_VALUES_KEY,)
+    commutes_with_sum = True
+    decode_needs_input_shape = True
+
+    def __init__(self, transform: Transform):
+        self._transform = transform
+
+    def get_params(self):
+        params = collections.OrderedDict([(self.SEED_KEY, randomness.next_seed())])
+        return params, params
+
+    def encode(self, x, encode_params):
+        rotated = self._transform.forward(x, encode_params[self.SEED_KEY])
+        return collections.OrderedDict([(self.ENCODED_VALUES_KEY, rotated)])
+
+    def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
+        del num_summands  # the inverse is linear
+        size = int(tf.get_static_value(shape)[0])
+        return self._transform.inverse(encoded_tensors[self.ENCODED_VALUES_KEY], decode_params[self.SEED_KEY], size)
+
+
+@te.core.tf_style_encoding_stage
+class OwnRotationStage(te.core.EncodingStageInterface):
+    """A rotation of its own for every client and tensor; its seed travels with the message: int32 [2], 64 bits.
+
+    Encodes float32 [d] as float32 [d2].
+    """
+
+    name = "own_rotation"
+    ENCODED_VALUES_KEY = "rotated_values"
+    SEED_KEY = "seed"
+    compressible_tensors_keys = (ENCODED_VALUES_KEY,)
+    commutes_with_sum = False
+    decode_needs_input_shape = True
+
+    def __init__(self, transform: Transform):
+        self._transform = transform
+
+    def get_params(self):
+        return collections.OrderedDict(), collections.OrderedDict()
+
+    def encode(self, x, encode_params):
+        del encode_params  # none
+        seed = randomness.next_seed()
+        rotated = self._transform.forward(x, seed)
+        return collections.OrderedDict([(self.ENCODED_VALUES_KEY, rotated), (self.SEED_KEY, seed)])
+
+    def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
+        del decode_params, num_summands  # none; decoded before the sum
+        size = int(tf.get_static_value(shape)[0])
+        rotated, seed = encoded_tensors[self.ENCODED_VALUES_KEY], encoded_tensors[self.SEED_KEY]
+        return self._transform.inverse(rotated, seed, size)
