@@ -1,0 +1,1 @@
+"""The lab, `python -m fedsweep.lab`: what encoders lose and send on given vectors, without training."""
