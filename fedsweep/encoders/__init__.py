@@ -31,7 +31,7 @@ from fedsweep.encoders import (
 from fedsweep.encoders.codes import CODES
 from fedsweep.encoders.codes.stage import CodeStage
 from fedsweep.encoders.packing import WORD_BITS, PackingStage
-from fedsweep.encoders.tree import Node
+from fedsweep.encoders.tree import Node, identity
 
 __all__ = ["EncoderRule", "downlink", "uplink"]
 
@@ -57,12 +57,12 @@ def _rule(encoder: schema.Encoder, code: str, schedule: schema.Schedule | None) 
 
     def rule(spec: tf.TensorSpec) -> tuple[str, te.core.Encoder]:
         if spec.shape.num_elements() <= encoder.threshold:
-            return "identity", te.encoders.identity()
+            return "identity", identity()
         request = _Request(encoder, code, schedule, spec)
         if encoder.name == "custom":
             return f"custom {encoder.maker}", custom.make(encoder.maker, spec)
         node = _FAMILIES[encoder.name](request)
-        return (node.label, node.encoder()) if node else ("identity", te.encoders.identity())
+        return (node.label, node.encoder()) if node else ("identity", identity())
 
     return rule
 

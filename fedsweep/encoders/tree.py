@@ -35,11 +35,7 @@ class Node:
     def encoder(self) -> te.core.Encoder:
         """The tree for tensors of any shape."""
         flat = te.stages.FlattenEncodingStage()
-        encoder = self._composer().add_parent(flat, flat.ENCODED_VALUES_KEY).make()
-        # tensor_encoding traces with AutoGraph, which has nothing to convert in stages and takes most of the time.
-        for name in _TRACED:
-            setattr(encoder, name, tf.autograph.experimental.do_not_convert(getattr(encoder, name)))
-        return encoder
+        return _traced_plainly(self._composer().add_parent(flat, flat.ENCODED_VALUES_KEY).make())
 
     def _composer(self) -> te.core.EncoderComposer:
         composer = te.core.EncoderComposer(self.stage)
@@ -51,3 +47,15 @@ class Node:
         composer = parent.add_child(self.stage, key)
         for name, child in self.children.items():
             child._attach(composer, name)
+
+
+def identity() -> te.core.Encoder:
+    """Tensors as they are."""
+    return _traced_plainly(te.encoders.identity())
+
+
+def _traced_plainly(encoder: te.core.Encoder) -> te.core.Encoder:
+    """tensor_encoding traces with AutoGraph, which has nothing to convert in stages and takes most of the time."""
+    for name in _TRACED:
+        setattr(encoder, name, tf.autograph.experimental.do_not_convert(getattr(encoder, name)))
+    return encoder
