@@ -23,7 +23,7 @@ sweep: setup
 	$(BIN)/python -m fedsweep -m encoder.bits=2,4,8
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

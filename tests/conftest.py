@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import hydra
+import mlflow
 import pytest
 
 from fedsweep import cli, environment, schema
@@ -54,3 +56,19 @@ def fedsweep(tmp_path):
 
     run.folder = folder
     return run
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory) -> Path:
+    """An MLflow database in which nothing has been tracked; making one takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def ready_store(request, tmp_path, migrated_database) -> None:
+    """The test's working folder holds the default tracking store already. (Others see its first use.)"""
+    folder = request.getfixturevalue("fedsweep").folder if "fedsweep" in request.fixturenames else tmp_path
+    (folder / "multirun_outputs").mkdir()
+    shutil.copy(migrated_database, folder / "multirun_outputs" / "mlflow.db")

@@ -62,6 +62,7 @@ def whole(tmp_path_factory) -> Path:
     return place / "out"
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(fedsweep, whole):
     """SIGKILL in the middle of runs, twice; MLflow gets every round once."""
     folder = fedsweep.folder / "multirun_outputs" / "sweep"

@@ -40,6 +40,7 @@ def store(folder: Path) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(f"sqlite:///{folder}/multirun_outputs/mlflow.db")
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_sweep_leaves_the_files_of_the_contract_and_its_runs_in_mlflow(fedsweep):
     done = fedsweep("-m", *FAST, "encoder.bits=2,4", "encoder=uniform,hadamard", "hydra.sweep.dir=out")
     assert done.returncode == 0, done.stderr
@@ -118,6 +119,7 @@ def test_the_folder_names_trials_by_their_number(fedsweep):
     assert [row["trial"] for row in rows(fedsweep.folder / "out")] == ["0"]
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -133,6 +135,7 @@ def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_pa
     assert run.info.status == "FAILED" and run.data.tags["fedsweep.status"] == "failed"
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_tracker_that_fails_in_the_middle_costs_no_round(config, tmp_path, monkeypatch, capfd):
     """MLflow's database is taken away after the first round and never comes back."""
     monkeypatch.chdir(tmp_path)
@@ -170,6 +173,7 @@ def test_a_sweep_goes_on_without_its_tracker_when_that_fails_between_trials(conf
         alone(config(*FAST), Path("alone"))
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_store_that_cannot_be_written_is_one_line(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tracking.check(config())  # makes the database
@@ -193,6 +197,7 @@ def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, mon
     assert json.loads(Path("out/result.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config, tmp_path, monkeypatch):
     from fedsweep.tracking.run_folder import RoundRow
 
@@ -239,6 +244,7 @@ def test_workers_live_long_and_are_replaced_after_so_many_runs(fedsweep):
     assert processes("sweep.max_workers=1", "sweep.trials_per_worker=2") == 2  # for three runs
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedsweep):
     done = fedsweep(
         "-m", *FAST, "rounds=8", "optimizer.client_lr=0.5,1e30,1e-9", "sweep/pruner=dominance",
@@ -260,6 +266,7 @@ def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedswe
     assert plain.trials[0].values == [float(good["test_accuracy"]), float(good["total_bits"])]
 
 
+@pytest.mark.usefixtures("ready_store")
 def test_a_sweep_in_which_no_trial_completes_fails_loudly(fedsweep):
     wrong = ["optimizer.client_lr=1e30", "encoder.bits=2,4", "sweep.max_failures=9", "hydra.sweep.dir=out"]
     done = fedsweep("-m", *FAST, *wrong)
