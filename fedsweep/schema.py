@@ -333,7 +333,6 @@ _ENCODERS = {
     "fourier": RotatedUniformEncoder,
     "kashin": RotatedUniformEncoder,
     "qsgd": QsgdEncoder,
-    "terngrad": TernGradEncoder,
     "sign": RotatableEncoder,
     "one_bit": RotatableEncoder,
     "drive": RotatableEncoder,
@@ -350,7 +349,7 @@ _ENCODERS = {
     "custom": CustomEncoder,
 }
 GROUPS: dict[str, dict[str, type]] = {
-    "encoder": {**_ENCODERS, "count_sketch": CountSketchEncoder},
+    "encoder": {**_ENCODERS, "terngrad": TernGradEncoder, "count_sketch": CountSketchEncoder},
     "downlink": {**_ENCODERS, "dropout": ShareEncoder, "same": Same},
     "code": dict.fromkeys(("none", *CODES), Code),
     "schedule": {
@@ -471,7 +470,7 @@ _WIDTHS = {
 _LINEAR = ("count_sketch", "dropout", "low_rank")  # they send float32 numbers
 _EVENLY_SPACED = ("uniform", "hadamard", "fourier", "kashin", "qsgd")
 # What would leave a model in pieces if it were sent as it is, and not the difference to what clients hold.
-_FOR_DIFFERENCES = ("top_k", "rand_k", "stc", "three_lc", "low_rank", "sign", "one_bit")
+_FOR_DIFFERENCES = ("top_k", "rand_k", "stc", "three_lc", "low_rank", "sign", "one_bit", "drive")
 
 
 def _check_encoder(group: str, encoder: Encoder) -> None:
@@ -519,8 +518,8 @@ def _check_encoder(group: str, encoder: Encoder) -> None:
 
 _GROWS = (
     "{} as it is set: its error can exceed what it encodes, and what is remembered would grow. Error feedback goes with"
-    " sign, top_k, rand_k with unbiased=false, eden from 1 bit, uniform from 3, qsgd with a bucket below"
-    " (2^(bits-1)-1)^2, natural and others"
+    " sign, top_k, rand_k with unbiased=false, eden from 1 bit, uniform from 5 (rotated from 3), qsgd with a bucket"
+    " below (2^(bits-1)-1)^2, natural and others, and with the schedules falling_loss and plateau"
 )
 
 
@@ -529,14 +528,19 @@ def _sends_integers(encoder: Encoder) -> bool:
     return encoder.name not in plain and getattr(encoder, "values", "") != "identity"
 
 
-def _contracts(encoder: Encoder) -> bool:
-    """Whether its error stays below what it encodes, so that what error feedback remembers stays bounded."""
+def _contracts(encoder: Encoder, schedule: str = "constant") -> bool:
+    """Whether its error stays below what it encodes, so that what error feedback remembers stays bounded.
+
+    For uniform that is so on updates as they are (normal, Laplace, sparse); no width below half of log2 n forces it.
+    """
     bits = getattr(encoder, "bits", None)
     kind = getattr(encoder, "values", encoder.name)
     if kind in ("count_sketch", "terngrad") or getattr(encoder, "unbiased", False):
         return False
-    if kind in ("uniform", "hadamard", "fourier", "kashin"):  # at 2 bits a step is several standard deviations
-        return bits >= 3
+    if schedule in ("update_range", "client_weight"):  # down to a single level
+        return False
+    if kind in _EVENLY_SPACED[:4]:  # at 2 bits a step is several standard deviations, of spiky tensors at 4
+        return bits >= (5 if kind == "uniform" and getattr(encoder, "rotation", "none") == "none" else 3)
     if kind == "eden":
         return bits >= 1
     if kind == "qsgd":  # its bound, min(n / s^2, sqrt(n) / s), is below 1
@@ -556,7 +560,11 @@ def _check_composition(config: Config) -> None:
         _require("three_lc" not in (up.name, down.name), "code", code, own)
     if schedule.name != "constant":
         needs = f"constant with encoder={up.name}; a schedule needs one of {', '.join(_EVENLY_SPACED)}"
-        _require(getattr(up, "values", up.name) in ("identity", *_EVENLY_SPACED), "schedule", schedule.name, needs)
+        follows = up.name == "identity" or getattr(up, "values", up.name) in _EVENLY_SPACED
+        _require(follows, "schedule", schedule.name, needs)
+        needs = "another schedule; qsgd's steps follow the norm, not the range"
+        kind = getattr(up, "values", up.name)
+        _require((kind, schedule.name) != ("qsgd", "update_range"), "schedule", schedule.name, needs)
     if isinstance(schedule, Plateau):
         _require(schedule.patience >= 1, "schedule.patience", schedule.patience, "at least 1")
         _require(0 <= schedule.smoothing < 1, "schedule.smoothing", schedule.smoothing, "in [0, 1)")
@@ -565,7 +573,7 @@ def _check_composition(config: Config) -> None:
         _require(0 < resolution < math.inf, "schedule.resolution", resolution, "a finite number above 0")
 
     if up.error_feedback:
-        _require(_contracts(up), "encoder.error_feedback", True, f"false with {_GROWS.format(up.name)}")
+        _require(_contracts(up, schedule.name), "encoder.error_feedback", True, f"false with {_GROWS.format(up.name)}")
         here = "false with runtime=tff: TFF's executor gives clients no place to keep anything; runtime=map_reduce does"
         _require(config.runtime.name == "map_reduce" or up.name == "identity", "encoder.error_feedback", True, here)
     if config.verify_wire:
@@ -573,10 +581,15 @@ def _check_composition(config: Config) -> None:
         _require(config.runtime.name == "map_reduce", "verify_wire", True, here)
 
     group = "downlink=same encoder" if isinstance(config.downlink, Same) else "downlink"
-    needs = f"another encoder; {down.name} would send the model with most weights lost: add error_feedback=true to it"
-    _require(down.name not in _FOR_DIFFERENCES or down.error_feedback, group, down.name, needs)
     needs = "another encoder; below 1 bit the model would arrive in pieces"
     _require(down.name != "eden" or down.bits >= 1, group, down.name, needs)
+    lossy = down.name in _FOR_DIFFERENCES or (down.name == "eden" and down.bits < 2)
+    needs = f"another encoder; {down.name} as it is set loses too much of a model: add error_feedback=true to it"
+    _require(not lossy or down.error_feedback, group, down.name, needs)
+    needs = "another encoder; its error is larger than the model"
+    _require(down.name != "terngrad", group, down.name, needs)
+    needs = "another encoder, or with a bucket below (2^(bits-1)-1)^2; its error is larger than the model"
+    _require(down.name != "qsgd" or _contracts(down), group, down.name, needs)
     needs = "another encoder; a sketch is for sums over clients"
     _require(down.name != "count_sketch", group, down.name, needs)
     if config.downlink_difference:

@@ -28,10 +28,11 @@ from fedsweep.encoders import (
     sketches,
     sparse,
 )
-from fedsweep.encoders.codes import CODES
+from fedsweep.encoders.codes import CODES, MOST_SYMBOLS
 from fedsweep.encoders.codes.stage import CodeStage
 from fedsweep.encoders.packing import WORD_BITS, PackingStage
 from fedsweep.encoders.tree import Node, identity
+from fedsweep.errors import UserError
 
 __all__ = ["EncoderRule", "downlink", "uplink"]
 
@@ -40,15 +41,15 @@ EncoderRule = Callable[[tf.TensorSpec], tuple[str, te.core.Encoder]]
 
 def uplink(config: schema.Config) -> EncoderRule:
     """What clients encode with."""
-    return _rule(config.encoder, config.code.name, config.schedule)
+    return _rule("encoder", config.encoder, config.code.name, config.schedule)
 
 
 def downlink(config: schema.Config) -> EncoderRule:
     """What the server encodes with: `code` serves both directions, `schedule` clients alone."""
-    return _rule(config.downlink_encoder, config.code.name, schedule=None)
+    return _rule("downlink", config.downlink_encoder, config.code.name, schedule=None)
 
 
-def _rule(encoder: schema.Encoder, code: str, schedule: schema.Schedule | None) -> EncoderRule:
+def _rule(group: str, encoder: schema.Encoder, code: str, schedule: schema.Schedule | None) -> EncoderRule:
     """The rule that maps a tensor's spec to (label, encoder); equal labels stand for equal encoders.
 
     Tensors with more than `threshold` elements get the configured encoder, the others travel as they are: small tensors
@@ -60,7 +61,7 @@ def _rule(encoder: schema.Encoder, code: str, schedule: schema.Schedule | None) 
             return "identity", identity()
         request = _Request(encoder, code, schedule, spec)
         if encoder.name == "custom":
-            return f"custom {encoder.maker}", custom.make(encoder.maker, spec)
+            return f"custom {encoder.maker}", custom.make(group, encoder.maker, spec)
         node = _FAMILIES[encoder.name](request)
         return (node.label, node.encoder()) if node else ("identity", identity())
 
@@ -76,12 +77,22 @@ class _Request:
     schedule: schema.Schedule | None
     spec: tf.TensorSpec
 
-    def integers(self, bits: int, packing: str = "dense", code: str = "none", dtype: tf.DType = tf.float32) -> Node:
+    def integers(self, bits: int, packing: str = "dense", code: str = "none") -> Node:
         """The leaf for integers below 2**bits: the configured code, else `code`, else packing."""
         chosen = code if self.code == "none" else self.code
         if chosen == "none":
-            return Node(packing, PackingStage(bits, WORD_BITS[packing], dtype))
-        return Node(chosen, CodeStage(CODES[chosen], dtype))
+            return Node(packing, PackingStage(bits, WORD_BITS[packing]))
+        return self.coded(chosen)
+
+    def coded(self, code: str, dtype: tf.DType = tf.float32) -> Node:
+        """The leaf for integers behind a lossless code."""
+        size = self.spec.shape.num_elements()
+        if size > MOST_SYMBOLS:
+            raise UserError(
+                f"code {code}: takes tensors of at most {MOST_SYMBOLS:,} elements, and one has {size:,};"
+                " choose an encoder and positions without a code"
+            )
+        return Node(code, CodeStage(CODES[code], dtype))
 
     def rotated(self, node: Node) -> Node:
         """`node` after the configured rotation, the same for all clients of a round."""
@@ -148,7 +159,7 @@ def _three_lc(request: _Request) -> Node:
     """32 bits and the code's: at most 1.6 an element."""
     factor = request.encoder.sparsity
     stage = signs.TernaryStage("three_lc", factor)
-    leaf = Node("quartic_runs", CodeStage(CODES["quartic_runs"], tf.float32))
+    leaf = request.coded("quartic_runs")
     return Node(f"three_lc {factor}", stage, {stage.ENCODED_VALUES_KEY: leaf})
 
 
@@ -172,7 +183,10 @@ def _drive(request: _Request) -> Node:
 
 
 def _eden(request: _Request) -> Node:
-    """About n2 bits + 32 + 64 (the rotation's seed) bits, each part in whole words, n2 the rotated size."""
+    """About n2 bits + 32 + 64 (the rotation's seed) bits, each part in whole words, n2 the rotated size.
+
+    Below 1 bit 64 (the seed of the draw) more.
+    """
     stage = codebooks.EdenStage(request.encoder.bits)
     leaves = {key: request.integers(bits) for key, bits in stage.widths()}
     return _own(request.encoder.rotation, Node(f"eden {request.encoder.bits} bit", stage, leaves))
@@ -206,7 +220,7 @@ def _rate_distortion(request: _Request) -> Node:
     trade_off = request.encoder.trade_off
     code = "zero_run" if request.code == "none" else request.code
     stage = rate_distortion.RateDistortionStage(trade_off, CODES[code])
-    leaf = Node(code, CodeStage(CODES[code], tf.float32))
+    leaf = request.coded(code)
     return Node(f"rate_distortion {trade_off}", stage, {stage.ENCODED_VALUES_KEY: leaf})
 
 
@@ -235,7 +249,7 @@ def _positions(request: _Request) -> Node:
         width = max(1, math.ceil(math.log2(max(2, request.spec.shape.num_elements()))))
         return Node(f"{width} bit dense", PackingStage(width, 32, tf.int32))
     stage = sparse.GapsStage()
-    return Node("gaps", stage, {stage.ENCODED_VALUES_KEY: Node(code, CodeStage(CODES[code], tf.int32))})
+    return Node("gaps", stage, {stage.ENCODED_VALUES_KEY: request.coded(code, tf.int32)})
 
 
 def _top_k(request: _Request) -> Node:

@@ -9,8 +9,9 @@ import math
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
-from fedsweep.encoders import gaussian
-from fedsweep.encoders.numeric import in_blocks, normalized, padded_to
+from fedsweep.encoders import gaussian, randomness
+from fedsweep.encoders.numeric import in_blocks, normalized
+from fedsweep.encoders.sparse import random_positions, scattered
 
 
 def nearest(x: tf.Tensor, levels: tuple[float, ...]) -> tf.Tensor:
@@ -30,19 +31,21 @@ class EdenStage(te.core.EncodingStageInterface):
     1 / (1 - D) - 1, D the quantizer's distortion (0.571 at 1 bit, 0.133 at 2, 0.0358 at 3). Vargaftik et al., ICML
     2022, arXiv 2108.08842.
 
-    Any real `bits`: the first elements get ceil(bits), the others floor(bits), so that the mean is `bits` (after the
-    rotation all places are alike; the reference code draws the places). Below 1 bit the first ones get 1 bit and the
-    others nothing; S makes up for them. Encodes float32 [n] as symbols `high` [h], `low` [n - h] or none, S float32
-    [1].
+    Any real `bits`: the first elements get ceil(bits), the others floor(bits), so that the mean is `bits`. Below 1 bit
+    some get 1 bit and the others nothing; S makes up for them. Those are drawn, and the seed of the draw is sent: the
+    first rows of a Hadamard matrix are no random rows, and what they see of a sparse tensor can cancel. Encodes float32
+    [n] as symbols `high` [h], `low` [n - h] or none, S float32 [1], below 1 bit int32 [2], 64 bits more.
     """
 
     name = "eden"
     SCALE_KEY = "scale"
+    SEED_KEY = "seed"
     commutes_with_sum = False
     decode_needs_input_shape = True
 
     def __init__(self, bits: float):
         self._bits = bits
+        self._sparse = bits < 1
 
     @property
     def compressible_tensors_keys(self):
@@ -69,26 +72,33 @@ class EdenStage(te.core.EncodingStageInterface):
         unit, largest = normalized(x)
         squares = tf.reduce_sum(tf.square(unit))
         standard = unit * tf.math.divide_no_nan(math.sqrt(x.shape[0]), tf.sqrt(squares))
+        more = []
+        if self._sparse:
+            more = [(self.SEED_KEY, randomness.next_seed())]
+            places = random_positions(more[0][1], self._counts(x.shape[0])[0], x.shape[0])
+            standard, unit = tf.gather(standard, places), tf.gather(unit, places)
         symbols, product, start = [], 0.0, 0
         for (key, bits), count in zip(self.widths(), self._counts(x.shape[0]), strict=True):
             part = slice(start, start + count)
-            index = nearest(standard[part], gaussian.lloyd_max(bits)[0])
+            index = nearest(standard[part], gaussian.lloyd_max(bits))
             product += tf.reduce_sum(_level(index, bits) * unit[part])
             symbols.append((key, tf.cast(index, tf.float32)))
             start += count
         scale = largest * tf.math.divide_no_nan(squares, product)
-        return collections.OrderedDict([*symbols, (self.SCALE_KEY, scale[tf.newaxis])])
+        return collections.OrderedDict([*symbols, (self.SCALE_KEY, scale[tf.newaxis]), *more])
 
     def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
         del decode_params, num_summands  # none; never summed before it is decoded
         size = int(tf.get_static_value(shape)[0])
         parts = [_level(tf.cast(encoded_tensors[key], tf.int32), bits) for key, bits in self.widths()]
         sent = tf.ensure_shape(tf.concat(parts, 0), [sum(self._counts(size))])
-        return padded_to(sent, size) * encoded_tensors[self.SCALE_KEY][0]
+        if self._sparse:
+            sent = scattered(sent, random_positions(encoded_tensors[self.SEED_KEY], sent.shape[0], size), size)
+        return sent * encoded_tensors[self.SCALE_KEY][0]
 
 
 def _level(index: tf.Tensor, bits: int) -> tf.Tensor:
-    levels = gaussian.lloyd_max(bits)[0]
+    levels = gaussian.lloyd_max(bits)
     if bits == 1:
         return (2.0 * tf.cast(index, tf.float32) - 1.0) * levels[1]
     return tf.gather(tf.constant(levels, tf.float32), index)

@@ -15,15 +15,22 @@ from fedsweep.encoders.numeric import normalized
 from fedsweep.errors import UserError
 
 
-def make(maker: str, spec: tf.TensorSpec) -> te.core.Encoder:
-    """Calls the function named `module:function`; raises UserError if there is none, or if it returns no Encoder."""
-    module, _, function = maker.partition(":")
+def make(group: str, maker: str, spec: tf.TensorSpec) -> te.core.Encoder:
+    """Calls the function named `module:function` by `<group>.maker`; what goes wrong inside it is its own.
+
+    Raises:
+      UserError: there is no such function, or it returns no Encoder.
+    """
+    module, _, name = maker.partition(":")
     try:
-        encoder = getattr(importlib.import_module(module), function)(spec)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"encoder.maker={maker}: {error}; name a function that can be imported") from error
+        raise UserError(f"{group}.maker={maker}: {error}; name a function that can be imported") from error
+    if not callable(function):
+        raise UserError(f"{group}.maker={maker}: is no function; name one")
+    encoder = function(spec)
     if not isinstance(encoder, te.core.Encoder):
-        raise UserError(f"encoder.maker={maker}: returned {type(encoder).__name__}, not a tensor_encoding Encoder")
+        raise UserError(f"{group}.maker={maker}: returned {type(encoder).__name__}, not a tensor_encoding Encoder")
     return encoder
 
 

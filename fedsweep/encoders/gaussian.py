@@ -10,8 +10,8 @@ from scipy.special import ndtr, ndtri
 
 
 @functools.cache
-def lloyd_max(bits: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(levels [2**bits], boundaries [2**bits - 1]) of the quantizer with least mean squared error on N(0, 1).
+def lloyd_max(bits: int) -> tuple[float, ...]:
+    """The levels, 2**bits, ascending, of the quantizer with least mean squared error on N(0, 1).
 
     Each level is the mean of its cell, each boundary the midpoint of its neighbours (Max 1960; Lloyd 1982), solved by
     Newton's method from the levels that are optimal for many bits (Panter and Dite 1951: quantiles of N(0, 3)).
@@ -33,7 +33,7 @@ def lloyd_max(bits: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         levels = np.sort(levels + step)
         if np.abs(step).max() < 1e-12:
             break
-    return tuple(levels.tolist()), tuple(((levels[1:] + levels[:-1]) / 2).tolist())
+    return tuple(levels.tolist())
 
 
 def normal_float(bits: int) -> tuple[float, ...]:

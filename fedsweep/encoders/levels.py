@@ -22,6 +22,8 @@ Number = float | tf.Tensor
 class Quantizer(Protocol):
     """Symbols are float32 integers in [0, levels], of x's shape [n]; `scale` is float32 [m]."""
 
+    least: int  # levels
+
     def quantize(self, x: tf.Tensor, levels: Number) -> tuple[tf.Tensor, tf.Tensor]:
         """(symbols, scale); `levels` is a whole number, the steps between the lowest and the highest symbol."""
 
@@ -34,6 +36,8 @@ class Uniform:
     Unbiased. Without `stochastic` q is rounded to nearest. All q are 0 when m = M. Scale: (m, M), 64 bits. Suresh et
     al., "Distributed mean estimation with limited communication", ICML 2017, arXiv 1611.00429.
     """
+
+    least = 1
 
     def __init__(self, stochastic: bool):
         self._stochastic = stochastic
@@ -58,6 +62,8 @@ class Qsgd:
     bucket's. Alistarh et al., "QSGD", NeurIPS 2017, arXiv 1610.02132.
     """
 
+    least = 2  # minus one, zero, one
+
     def __init__(self, bucket: int | None = None):
         self._bucket = bucket
 
@@ -74,8 +80,8 @@ class Qsgd:
         return tf.reshape(self._buckets((symbols - middle) / middle) * scale[:, tf.newaxis], [-1])[: symbols.shape[0]]
 
     def _middle(self, levels: Number) -> tf.Tensor:
-        """s, at least 1; the symbol of zero."""
-        return tf.maximum(tf.floor(levels / 2.0), 1.0)
+        """s, the symbol of zero."""
+        return tf.floor(levels / 2.0)
 
     def _buckets(self, x: tf.Tensor) -> tf.Tensor:
         return in_blocks(x, min(self._bucket or x.shape[0], x.shape[0]))
@@ -141,7 +147,7 @@ class ScheduledLevelsStage(te.core.AdaptiveEncodingStageInterface):
         return self._schedule.parameters(state), collections.OrderedDict()
 
     def encode(self, x, encode_params):
-        levels = self._schedule.levels(x, encode_params)
+        levels = tf.maximum(self._schedule.levels(x, encode_params), self._quantizer.least)
         symbols, scale = self._quantizer.quantize(x, tf.cast(levels, tf.float32))
         encoded = [(self.ENCODED_VALUES_KEY, symbols), (self.SCALE_KEY, scale), (self.LEVELS_KEY, levels)]
         return collections.OrderedDict(encoded), self._schedule.observed(x)

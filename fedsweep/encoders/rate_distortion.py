@@ -13,7 +13,7 @@ from fedsweep.encoders.numeric import normalized
 STEPS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of a tensor's root mean square
 _FIRST = STEPS.index(1.0)
 _LARGEST = 2**20  # symbols: beyond that many steps from zero a value is clipped
-_SAMPLE = 1 << 16  # elements that a client votes by
+_BLOCKS, _BLOCK = 64, 1 << 10  # a client votes by so many stretches, of at most so many elements
 
 
 @te.core.tf_style_adaptive_encoding_stage
@@ -21,7 +21,8 @@ class RateDistortionStage(te.core.AdaptiveEncodingStageInterface):
     """round(x / (step * rms)), rms the tensor's root mean square; next round's step is the clients' majority vote.
 
     A client votes for the step of `STEPS` with the least D + trade_off * R: D the mean squared error over rms^2, R the
-    bits an element that `code` would take, both on the tensor's first 65,536 elements. Votes are summed (int32
+    bits an element that `code` would take, both on 65,536 of the tensor's elements, in 64
+    stretches from all over it (its first rows would stand for the first inputs alone). Votes are summed (int32
     [len(STEPS)] on the uplink), ties go to the smaller step; the first round uses 1. Mitchell et al. 2022, arXiv
     2201.02664; there steps are absolute, which would make them depend on the client's weight.
     Encodes float32 [n] as symbols, float32 integers [n], and step * rms, float32 [1].
@@ -63,7 +64,7 @@ class RateDistortionStage(te.core.AdaptiveEncodingStageInterface):
                 (self.STEP_KEY, (encode_params["step"] * rms * largest)[tf.newaxis]),
             ]
         )
-        return encoded, collections.OrderedDict([(self.VOTES_KEY, self._vote(relative[:_SAMPLE]))])
+        return encoded, collections.OrderedDict([(self.VOTES_KEY, self._vote(_sample(relative)))])
 
     def _vote(self, x: tf.Tensor) -> tf.Tensor:
         costs = []
@@ -77,6 +78,14 @@ class RateDistortionStage(te.core.AdaptiveEncodingStageInterface):
     def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
         del decode_params, num_summands, shape  # none; never summed before it is decoded
         return encoded_tensors[self.ENCODED_VALUES_KEY] * encoded_tensors[self.STEP_KEY][0]
+
+
+def _sample(x: tf.Tensor) -> tf.Tensor:
+    """Stretches of the tensor, evenly spread; all of a small one."""
+    length = x.shape[0] // _BLOCKS
+    if length <= _BLOCK:
+        return x
+    return tf.reshape(tf.reshape(x[: _BLOCKS * length], [_BLOCKS, length])[:, :_BLOCK], [-1])
 
 
 def _rounded(x: tf.Tensor, step: float | tf.Tensor) -> tf.Tensor:

@@ -181,7 +181,11 @@ def notes(config: schema.Config, plan: Plan) -> list[str]:
 
 def _silent_directions(config: schema.Config, plan: Plan) -> list[str]:
     directions = {"encoder": plan.uplink, "downlink": plan.downlink}
-    silent = [group for group, tensors in directions.items() if all(t.encoder == "identity" for t in tensors)]
+    silent = [
+        group
+        for group, tensors in directions.items()
+        if all(t.encoder.removesuffix(", difference") == "identity" for t in tensors)
+    ]
     if len(silent) == 2 and config.encoder.name == config.downlink_encoder.name == "identity":
         return ["This plan encodes nothing: every tensor travels as float32."]
     lines = []

@@ -77,7 +77,7 @@ def seeded(
     weights = [tf.constant(tensor) for tensor in model.initial_weights(seed)]
     held, leaves = iter(weights), list(weights)
     for leaf, path in zip(state[len(weights) :], paths[len(weights) :], strict=True):
-        if path[-1] == "seed":
+        if path[-1] == "seed" and "encoders" not in path:  # not an adaptive encoder's own
             leaf = tf.stack([seed, leaf[1]])
         leaves.append(next(held) if "held" in path else leaf)
     return leaves

@@ -27,7 +27,7 @@ COMBINE = {
 
 
 # How an update that holds a NaN or an infinity is refused; the tensor's name stands before it.
-NOT_FINITE = "holds no finite numbers"
+NOT_FINITE = "holds a NaN or an infinity"
 
 
 class EncodedMeanFactory(tff.aggregators.WeightedAggregationFactory):

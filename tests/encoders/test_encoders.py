@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 from channel import bits_of, channel, nmse, normal, rule
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
-from fedsweep import schema
+from fedsweep import encoders, schema
 from fedsweep.errors import UserError
 
 
@@ -77,7 +78,7 @@ ENCODERS = {
     "drive": ("encoder=drive", lambda s: words(padded(size(s)), 1) + 96),
     "drive-fourier": ("encoder=drive encoder.rotation=fourier", lambda s: words(size(s) + size(s) % 2, 1) + 96),
     "eden-3": ("encoder=eden encoder.bits=3", lambda s: words(padded(size(s)), 3) + 96),
-    "eden-half": ("encoder=eden encoder.bits=0.5", lambda s: words(kept(padded(size(s)), 0.5), 1) + 96),
+    "eden-half": ("encoder=eden encoder.bits=0.5", lambda s: words(kept(padded(size(s)), 0.5), 1) + 96 + 64),
     "eden-2.5": (
         "encoder=eden encoder.bits=2.5",
         lambda s: words(round(padded(size(s)) / 2), 3) + words(padded(size(s)) - round(padded(size(s)) / 2), 2) + 96,
@@ -117,8 +118,9 @@ ENCODERS = {
     ),
     "custom": ("encoder=custom", lambda s: 16 * size(s) + 32),
     "scheduled": ("schedule=falling_loss encoder.bits=5", lambda s: 64 + 32 + 32),
-    "scheduled-range": ("encoder=qsgd schedule=update_range schedule.resolution=0.5", lambda s: 32 + 32 + 32),
-    "scheduled-coarse": ("encoder=qsgd schedule=update_range schedule.resolution=100", lambda s: 32 + 32 + 32),
+    "scheduled-range": ("schedule=update_range schedule.resolution=0.5", lambda s: 64 + 32 + 32),
+    "scheduled-coarse": ("schedule=update_range schedule.resolution=100", lambda s: 64 + 32 + 32),
+    "scheduled-qsgd": ("encoder=qsgd encoder.bits=2 schedule=client_weight", lambda s: 32 + 32 + 32),
     "scheduled-weight": ("schedule=client_weight encoder.bits=3", lambda s: 64 + 32 + 32),
     "huffman": ("encoder.bits=5 code=huffman", lambda s: 64 + 32),
     "eden-range": ("encoder=eden encoder.bits=2.5 code=range", lambda s: 96 + 2 * 32),
@@ -126,7 +128,7 @@ ENCODERS = {
 UNBIASED = [
     "uniform-8", "uniform-1", "uniform-4-rotated", "hadamard-4", "fourier-4", "kashin-4", "qsgd-6", "qsgd-4-buckets",
     "terngrad-unclipped", "drive", "drive-fourier", "eden-3", "eden-half", "eden-2.5", "natural", "natural-8", "rand_k",
-    "rand_k-natural", "scheduled", "scheduled-range", "scheduled-weight", "huffman",
+    "rand_k-natural", "scheduled", "scheduled-range", "scheduled-weight", "scheduled-qsgd", "huffman",
     "eden-range",
 ]  # fmt: skip
 BIASED = ["sign", "one_bit", "top_k", "three_lc", "lloyd_max-3", "terngrad"]
@@ -321,13 +323,36 @@ def test_what_error_feedback_remembers_stays_bounded_with_every_encoder_that_it_
     assert norms[-1] < 30 * np.sqrt(2048) and norms[-1] <= 2.5 * norms[9]
 
 
+@pytest.mark.parametrize("name", ["uniform", "uniform encoder.rotation=hadamard", "hadamard", "fourier", "kashin"])
+def test_at_the_least_width_that_is_accepted_a_sparse_update_is_not_lost_in_its_error(config, name):
+    x = np.where(np.random.default_rng(1).random(20_000) < 0.01, normal(20_000), 0).astype(np.float32)
+    overrides = ["encoder.packing=dense", *f"encoder={name}".split()]
+    accepted = []
+    for bits in range(1, 9):
+        with contextlib.suppress(UserError):
+            config(*overrides, f"encoder.bits={bits}", "encoder.error_feedback=true")
+            accepted.append(bits)
+    assert nmse(channel(config, [*overrides, f"encoder.bits={accepted[0]}"], x.shape, traced=False)(x)[1], x) < 1
+
+
 def test_an_encoder_of_ones_own_is_named_by_its_function(config):
     spec = tf.TensorSpec([100], tf.float32)
     label, encoder = rule(config, "encoder=custom")(spec)
     assert label == "custom fedsweep.encoders.custom:half_precision" and isinstance(encoder, te.core.Encoder)
-    for maker in ("no.such.module:f", "fedsweep.encoders.custom:nothing", "math:prod"):
-        with pytest.raises((UserError, TypeError)):
+    for maker, says in {
+        "no.such.module:f": "can be imported", "fedsweep.encoders.custom:nothing": "can be imported",
+        "json:decoder": "is no function", "builtins:repr": "returned str",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=rf"encoder\.maker={maker}: .*{says}"):
             rule(config, "encoder=custom", f"encoder.maker={maker}")(spec)
+        with pytest.raises(UserError, match=r"downlink\.maker="):
+            encoders.downlink(config("downlink=custom", f"downlink.maker={maker}", "downlink.threshold=0"))(spec)
+
+
+def test_a_code_refuses_a_tensor_whose_bits_it_could_not_count(config):
+    with pytest.raises(UserError, match="at most 16,777,216 elements"):
+        rule(config, "code=elias_gamma")(tf.TensorSpec([2**24 + 1], tf.float32))
+    assert rule(config, "code=elias_gamma")(tf.TensorSpec([2**24], tf.float32))[0] == "uniform 8 bit > elias_gamma"
 
 
 def test_stages_work_outside_a_stream_as_tensor_encodings_own_do(config):

@@ -4,7 +4,7 @@
 on the host, and `bits` is exactly 8 * len(encode(symbols)).
 """
 
-from fedsweep.encoders.codes.code import Code
+from fedsweep.encoders.codes.code import MOST_SYMBOLS, Code
 from fedsweep.encoders.codes.huffman import Huffman
 from fedsweep.encoders.codes.packed import Packed
 from fedsweep.encoders.codes.quartic_runs import QuarticRuns
@@ -26,4 +26,4 @@ CODES: dict[str, Code] = {
     )
 }
 
-__all__ = ["CODES", "Code"]
+__all__ = ["CODES", "MOST_SYMBOLS", "Code"]

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 SPAN = 2**24  # max - min of the symbols of a tensor is below it
+MOST_SYMBOLS = 2**24  # of a tensor: at up to 50 bits each, their number of bits fits int32, and gaps keep within SPAN
 
 
 class Code(abc.ABC):
