@@ -1,4 +1,4 @@
-"""Loss and accuracy of model weights on a data set's test examples."""
+"""Loss and accuracy of model weights on examples that no client holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 500  # examples; small enough that several threads share even a small t
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the test examples."""
+    """Means over the examples."""
 
     loss: float
     accuracy: float
@@ -50,13 +50,21 @@ class Evaluator:
     def __init__(self, model: Model, dataset: FederatedDataset, threads: int):
         self._dataset, self._threads, self._sums = dataset, threads, _sums(model)
 
-    def __call__(self, weights: Sequence[np.ndarray]) -> Evaluation:
-        labels = self._dataset.test_labels
+    def test(self, weights: Sequence[np.ndarray]) -> Evaluation:
+        return self._evaluate(weights, self._dataset.test_images, self._dataset.test_labels)
+
+    def validate(self, weights: Sequence[np.ndarray]) -> Evaluation | None:
+        """None where the data set has no validation set."""
+        if not len(self._dataset.validation_labels):
+            return None
+        return self._evaluate(weights, self._dataset.validation_images, self._dataset.validation_labels)
+
+    def _evaluate(self, weights: Sequence[np.ndarray], pixels: np.ndarray, labels: np.ndarray) -> Evaluation:
         tensors = [tf.constant(weight) for weight in weights]
 
         def batch(start: int) -> tuple[float, int]:
             rows = slice(start, start + _BATCH)
-            images = self._dataset.scaled(self._dataset.test_images[rows])
+            images = self._dataset.scaled(pixels[rows])
             loss, hits = self._sums(tensors, tf.constant(images), tf.constant(labels[rows]))
             return float(loss), int(hits)
 

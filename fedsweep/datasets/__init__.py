@@ -8,10 +8,10 @@ __all__ = ["DataSpec", "FederatedDataset", "load", "population", "spec"]
 
 
 def load(config: DigitsData | WriterData, seed: int) -> FederatedDataset:
-    """The data set that the configuration names; `seed` draws a partition where there are no natural clients."""
+    """The data set that the configuration names; `seed` draws splits, and a partition without natural clients."""
     if isinstance(config, DigitsData):
         return digits.load(config, seed)
-    return mnist_by_writer.load(config)
+    return mnist_by_writer.load(config, seed)
 
 
 def spec(config: DigitsData | WriterData) -> DataSpec:

@@ -17,7 +17,7 @@ SPEC = DataSpec((8, 8, 1), classes=10)
 
 
 def load(config: DigitsData, seed: int) -> FederatedDataset:
-    """Digits with a held-out test set; split and partition are drawn from `seed`."""
+    """Digits with a held-out test set and, if asked for, a validation set; all is drawn from `seed`."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -26,11 +26,13 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
 
     order = seeds.generator(seed, seeds.Stream.SPLIT).permutation(len(labels))
     held_out = round(config.test_fraction * len(labels))
-    test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
-    if not 1 <= held_out <= len(labels) - config.clients:
+    validated = round(config.validation_fraction * (len(labels) - held_out))
+    test, validation, train = map(np.sort, np.split(order, [held_out, held_out + validated]))
+    if held_out < 1 or len(train) < config.clients:
         raise UserError(
-            f"dataset.test_fraction={config.test_fraction} and dataset.clients={config.clients}: of {len(labels)}"
-            f" digits {held_out} are held out and {len(train)} left; 1 for the test and 1 a client are needed"
+            f"dataset.test_fraction={config.test_fraction}, dataset.validation_fraction={config.validation_fraction}"
+            f" and dataset.clients={config.clients}: of {len(labels)} digits {held_out} and {validated} are held out,"
+            f" {len(train)} left; 1 for the test and 1 a client are needed"
         )
     members = partition.dirichlet(
         labels[train], config.clients, config.alpha, seeds.generator(seed, seeds.Stream.PARTITION)
@@ -44,6 +46,8 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
         labels=labels,
         test_images=images[test],
         test_labels=labels[test],
+        validation_images=images[validation],
+        validation_labels=labels[validation],
         white=16,
         source="scikit-learn's load_digits",
     )

@@ -1,4 +1,4 @@
-"""A federated data set in memory: examples that belong to clients, and a test set that belongs to none."""
+"""A federated data set in memory: examples that belong to clients, and held-out sets that belong to none."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class FederatedDataset:
     labels: np.ndarray  # int32 [examples]
     test_images: np.ndarray  # uint8 [test examples, height, width, channels]
     test_labels: np.ndarray  # int32 [test examples]
+    validation_images: np.ndarray  # what is chosen by, so that the test set only reports; may be empty
+    validation_labels: np.ndarray
     white: int  # the pixel value that becomes 1.0
     source: str  # where it was read from
 
@@ -47,14 +49,17 @@ class FederatedDataset:
     def digest(self) -> str:
         """SHA-256 over pixels, labels and who holds them: equal digests are equal data."""
         sha = hashlib.sha256()
-        for array in (self.images, self.labels, self.test_images, self.test_labels, *self.members):
+        held_out = (self.test_images, self.test_labels, self.validation_images, self.validation_labels)
+        for array in (self.images, self.labels, *held_out, *self.members):
             sha.update(np.ascontiguousarray(array))
         return sha.hexdigest()
 
     def summary(self) -> str:
-        """One line for people: clients, examples a client, test examples."""
+        """One line for people: clients, examples a client, held-out examples."""
+        validation = len(self.validation_labels)
         sizes = [len(rows) for rows in self.members]
         return (
             f"{self.name}: {len(sizes)} clients with {min(sizes)} to {max(sizes)} examples (median"
             f" {int(np.median(sizes))}), {len(self.test_labels)} test examples"
+            + (f", {validation} validation examples" if validation else "")
         )

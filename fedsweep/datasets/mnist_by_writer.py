@@ -7,6 +7,7 @@ partition of Federated EMNIST; pixels are 0 = background (TFF's EMNIST has 1.0 =
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
+from fedsweep import seeds
 from fedsweep.datasets import idx
 from fedsweep.datasets.federated import DataSpec, FederatedDataset
 from fedsweep.errors import UserError
@@ -50,9 +52,26 @@ _MNIST = _Names(
 )
 
 
-def load(config: WriterData) -> FederatedDataset:
-    """Training digits by writer; the test set holds no digit of a training writer."""
-    return _load(config.name, *_find(config))
+def load(config: WriterData, seed: int) -> FederatedDataset:
+    """Training digits by writer; the test set holds no digit of a training writer.
+
+    The writers of a validation set, if one is asked for, are drawn from `seed`; they are no clients then.
+    """
+    everybody = _load(config.name, *_find(config))
+    writers = len(everybody.members)
+    held_out = min(round(config.validation_fraction * writers), writers - 1)
+    if not held_out:
+        return everybody
+    order = seeds.generator(seed, seeds.Stream.SPLIT).permutation(writers)
+    rows = np.concatenate([everybody.members[k] for k in np.sort(order[:held_out])])
+    kept = np.sort(order[held_out:])
+    return dataclasses.replace(
+        everybody,
+        client_ids=tuple(everybody.client_ids[k] for k in kept),
+        members=tuple(everybody.members[k] for k in kept),
+        validation_images=everybody.images[rows],
+        validation_labels=everybody.labels[rows],
+    )
 
 
 @functools.lru_cache(maxsize=1)  # for the next run in this process
@@ -76,6 +95,8 @@ def _load(name: str, folder: Path, names: _Names) -> FederatedDataset:
         labels=labels[:, _CLASS],
         test_images=test_images[unseen],
         test_labels=test_labels[unseen, _CLASS],
+        validation_images=images[:0],
+        validation_labels=labels[:0, _CLASS],
         white=255,
         source=f"{folder} ({names.train_images}, ...)",
     )
