@@ -9,9 +9,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedsweep import schema
-from fedsweep.datasets import FederatedDataset
+
+if TYPE_CHECKING:
+    from fedsweep.datasets import FederatedDataset
 
 PACKAGES = ("fedsweep", "tensorflow", "tensorflow-federated", "tensorflow-model-optimization", "numpy", "hydra-core")
 _TENSORFLOW = (
@@ -53,7 +56,7 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: Fede
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads(runtime),
@@ -63,7 +66,7 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: Fede
     }
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The checkout's commit, with "-dirty" if it was changed; None for an installed wheel."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():

@@ -1,0 +1,74 @@
+"""pareto.html: the front and the curves to point at, in one page that needs nothing else."""
+
+from __future__ import annotations
+
+from fedsweep.errors import UserError
+from fedsweep.pareto import figures, style
+from fedsweep.pareto.analysis import Analysis
+from fedsweep.units import format_bits
+
+_SYMBOLS = dict(
+    zip(
+        style.MARKERS,
+        (
+            "circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "triangle-left",
+            "triangle-right", "hexagon", "pentagon",
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+
+
+def page(analysis: Analysis) -> bytes:
+    """Raises UserError without plotly."""
+    try:
+        from plotly import graph_objects as go
+        from plotly.subplots import make_subplots
+    except ImportError as error:
+        raise UserError("--formats html: needs plotly; pip install 'fedsweep[html]'") from error
+    looks = style.styles(list(analysis.configs.group.unique()))
+    titles = [f"{what}{task.name}" for task in analysis.tasks for what in ("front: ", "curves: ")]
+    figure = make_subplots(rows=len(analysis.tasks), cols=2, subplot_titles=titles)
+    named: set[str] = set()
+    for row, task in enumerate(analysis.tasks, 1):
+        points = analysis.points.join(analysis.configs[["task", "group", "label", "float32"]], on="config")
+        points = points[points.task == task.name]
+        front = figures.steps(analysis, points)
+        line = {"color": "#555", "shape": "hv"}
+        figure.add_trace(go.Scatter(x=front.x, y=front.y, mode="lines", line=line, showlegend=False,
+                                    hoverinfo="skip"), row, 1)  # fmt: skip
+        for group, own in points.groupby("group", sort=False):
+            look = looks[group]
+            text = [
+                f"{p.label}<br>{format_bits(p.x)}, {p.float32 / p.x:.2f} times fewer than float32<br>"
+                f"{figures.y_name(analysis)} {p.y:.4f}, {p.n} seeds, round {p.round:.0f}"
+                for p in own.itertuples()
+            ]
+            marker = {
+                "color": look["color"],
+                "symbol": _SYMBOLS[look["marker"]],
+                "size": 9,
+                "opacity": [1.0 if on else 0.35 for on in own.on_front],
+            }
+            error_bars = {"array": own.y_half, "thickness": 1}
+            figure.add_trace(
+                go.Scatter(
+                    x=own.x, y=own.y, error_y=error_bars, mode="markers", marker=marker, name=group,
+                    legendgroup=group, showlegend=group not in named, text=text, hoverinfo="text",
+                ), row, 1,
+            )  # fmt: skip
+            named.add(group)
+        evaluations = analysis.evaluations[analysis.evaluations.config.isin(points.config)]
+        for config, own in evaluations.groupby("config"):
+            mean = own.groupby("round")[["x", "y"]].mean()
+            group = analysis.configs.group[config]
+            figure.add_trace(
+                go.Scatter(
+                    x=mean.x, y=mean.y, mode="lines", line={"color": looks[group]["color"], "width": 1.2},
+                    name=analysis.configs.label[config], legendgroup=group, showlegend=False,
+                ), row, 2,
+            )  # fmt: skip
+    figure.update_xaxes(type="log", title_text=figures.x_name(analysis))
+    figure.update_yaxes(title_text=figures.y_name(analysis))
+    figure.update_layout(template="plotly_white", height=480 * len(analysis.tasks), title_text=analysis.selection)
+    return figure.to_html(include_plotlyjs=True, full_html=True, div_id="pareto").encode()
