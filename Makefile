@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 ui: setup
-	$(BIN)/mlflow ui --host 127.0.0.1 --port $${PORT:-5000} --backend-store-uri sqlite:///$(CURDIR)/multirun_outputs/mlflow.db
+	@$(BIN)/python -m fedsweep.tracking.ui --port $${PORT:-5000}
 
 bench: setup
 	$(BIN)/python benchmarks/round.py

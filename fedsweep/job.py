@@ -51,7 +51,8 @@ def run_launched(config: schema.Config, overrides: list[str], folder: str, sweep
     trial, *replicate = map(int, place.relative_to(sweep).parts)
     values = [override for override in overrides if override.partition("=")[0] in record.space]
     title = " ".join([f"trial {trial}", *values, *(f"replicate {k}" for k in replicate)])
-    run = Run(trial, *(replicate or [0]), title, config, place, sweep)
+    point = dict(override.split("=", 1) for override in values)
+    run = Run(trial, *(replicate or [0]), title, config, place, sweep, point)
     return run_trial(run, RunProgress(title, config.rounds))
 
 
@@ -62,9 +63,10 @@ def run_trial(run: Run, progress: Progress) -> dict:
 
     try:
         record = Record.read(run.sweep)
-        return trial.run(
-            run.config, run.folder, run.title, progress, trial.Place(record.mlflow_run_id, _pruner(run, record))
+        place = trial.Place(
+            run.sweep.name, record.mlflow_run_id, run.trial, run.replicate, run.point, _pruner(run, record)
         )
+        return trial.run(run.config, run.folder, run.title, progress, place)
     except Exception as error:
         result = record_failure(run.folder, " ".join(traceback.format_exception_only(error)[-1].split()))
         with contextlib.suppress(OSError):  # a full disk, say: the result is what counts

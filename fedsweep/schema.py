@@ -30,6 +30,8 @@ METRICS = (
     "train_accuracy",
     "test_loss",
     "test_accuracy",
+    "validation_loss",
+    "validation_accuracy",
     "uplink_bits",
     "downlink_bits",
     "total_bits",
@@ -179,12 +181,14 @@ class DigitsData:
     clients: int
     alpha: float
     test_fraction: float
+    validation_fraction: float
 
 
 @dataclass
 class WriterData:
     name: str
     dir: str | None
+    validation_fraction: float
 
 
 @dataclass
@@ -212,15 +216,15 @@ class Adam(Optimizer):
 
 
 @dataclass
-class MlflowTracker:
-    name: str
-    uri: str | None
-    experiment: str
+class Tracker:
+    """Where results go beside the run's files. Each choice of the group sets its own fields; several are merged."""
 
-
-@dataclass
-class CsvTracker:
-    name: str
+    csv: bool = False  # nowhere else
+    mlflow: bool = False
+    uri: str | None = None
+    experiment: str = "fedsweep"
+    system_metrics: bool = False
+    tensorboard: bool = False
 
 
 @dataclass
@@ -316,6 +320,11 @@ class Config:
     runtime: Any = None
 
     @property
+    def validates(self) -> bool:
+        """Whether there is a validation set."""
+        return self.dataset.validation_fraction > 0
+
+    @property
     def downlink_encoder(self) -> Encoder:
         """What the server encodes with: `downlink=same` stands for the uplink's encoder."""
         return self.encoder if isinstance(self.downlink, Same) else self.downlink
@@ -362,7 +371,6 @@ GROUPS: dict[str, dict[str, type]] = {
     "dataset": {"digits": DigitsData, "mnist_by_writer": WriterData},
     "model": {"cnn": Model, "2nn": Model, "cnn_small": Model},
     "optimizer": {"fedavg": Optimizer, "fedavgm": Momentum, "fedadam": Adam},
-    "tracker": {"mlflow": MlflowTracker, "csv": CsvTracker},
     "runtime": {"map_reduce": MapReduceRuntime, "tff": TffRuntime},
     "sweep/sampler": {
         "tpe": StartupSampler,
@@ -381,6 +389,7 @@ def check(composed: DictConfig) -> Config:
     # The fields that are typed Any are the groups: their own dataclasses type them.
     config = _section(Config, composed, "")
     config.sweep = _section(Sweep, composed.get("sweep"), "sweep.")
+    config.tracker = _section(Tracker, composed.get("tracker"), "tracker.")
     for group, choices in GROUPS.items():
         *above, field = group.split("/")
         section = OmegaConf.select(composed, group.replace("/", "."))
@@ -400,7 +409,9 @@ def _section(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, DictConfig):
         raise UserError(f"{prefix[:-1]}={values}: holds keys of its own; leave it as it is and set those")
     apart = {group.rpartition("/")[2] for group in GROUPS if group.rpartition("/")[0] == prefix[:-1]}
-    return _typed(cls, OmegaConf.masked_copy(values, [key for key in values if key not in {*apart, "sweep"}]), prefix)
+    return _typed(
+        cls, OmegaConf.masked_copy(values, [key for key in values if key not in {*apart, "sweep", "tracker"}]), prefix
+    )
 
 
 def _typed(cls: type, values: DictConfig, prefix: str) -> Any:
@@ -446,6 +457,8 @@ def _check_ranges(config: Config) -> None:
         epsilon = optimizer.epsilon
         _require(math.isfinite(epsilon) and epsilon > 0, "optimizer.epsilon", epsilon, "a finite number above 0")
 
+    validation = config.dataset.validation_fraction
+    _require(0 <= validation < 1, "dataset.validation_fraction", validation, "from 0 to below 1")
     if isinstance(config.dataset, DigitsData):
         dataset = config.dataset
         _require(dataset.clients >= 1, "dataset.clients", dataset.clients, "at least 1")
@@ -628,6 +641,9 @@ def _check_sweep_keys(config: Config) -> None:
     known = all(direction in ("maximize", "minimize") and metric in METRICS for direction, _, metric in pairs)
     unique = len(sweep.directions) == len(pairs) >= 1
     _require(known and unique, "sweep.objectives", sweep.objectives, right)
+    chosen = any(metric.startswith("validation_") for metric in sweep.directions)
+    right = "of other metrics, or dataset.validation_fraction above 0"
+    _require(config.validates or not chosen, "sweep.objectives", sweep.objectives, right)
     try:
         budget = sweep.budget
     except ValueError:

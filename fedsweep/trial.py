@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class _Result:
     downlink_bits: int = 0
     test_accuracy: float | None = None  # at the last evaluation
     test_loss: float | None = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
     evaluated_round: int | None = None
     client_memory_bytes: int = 0  # what clients keep between rounds, all that have taken part together
 
@@ -47,6 +50,7 @@ class _Result:
         self.train_loss, self.train_accuracy = row.train_loss, row.train_accuracy
         if row.test_accuracy is not None:
             self.test_loss, self.test_accuracy, self.evaluated_round = row.test_loss, row.test_accuracy, row.round
+            self.validation_loss, self.validation_accuracy = row.validation_loss, row.validation_accuracy
 
     def as_dict(self) -> dict:
         messages = self.rounds * self.clients_per_round
@@ -54,6 +58,8 @@ class _Result:
             "status": self.status,
             "test_accuracy": self.test_accuracy,
             "test_loss": _finite(self.test_loss),
+            "validation_accuracy": self.validation_accuracy,
+            "validation_loss": _finite(self.validation_loss),
             "train_accuracy": self.train_accuracy,
             "train_loss": _finite(self.train_loss),
             "uplink_bits": self.uplink_bits,
@@ -79,7 +85,11 @@ def _finite(number: float | None) -> float | None:
 class Place:
     """Where a run of a sweep belongs: it may go on with what its folder holds, and does not insist on its tracker."""
 
+    sweep: str  # its name
     parent: str | None  # the tracker's run of the sweep
+    trial: int
+    replicate: int
+    point: Mapping[str, str]  # what is swept, with this trial's values
     pruner: DominancePruner | None = None
 
 
@@ -109,14 +119,13 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
         tracking.check(config)
 
     result = _Result(config.clients_per_round, plan)
-    with (
-        RunFolder(folder, config, environment.describe(config.runtime, dataset), go_on=sweep is not None) as files,
-        progress,
-    ):
+    described = environment.describe(config.runtime, dataset)
+    with RunFolder(folder, config, described, go_on=sweep is not None) as files, progress:
         tracker = None
         try:
             result.mlflow_run_id = (read_result(folder) or {}).get("mlflow_run_id")  # of a run that was cut off
-            tracker = _start_tracker(config, name, sweep, result.mlflow_run_id, progress)
+            about = tracking.About(name, folder, described, plan.as_dict(), result.mlflow_run_id, sweep)
+            tracker = _start_tracker(config, about, progress)
             result.mlflow_run_id = tracker.run_id or result.mlflow_run_id
             files.write_result(result.as_dict())
             progress.say(f"{name}: {model.name} ({model.parameters:,} parameters) on {dataset.summary()}")
@@ -144,14 +153,14 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     return result.as_dict()
 
 
-def _start_tracker(config, name, sweep, known, progress) -> tracking.Tracker:
-    if sweep is None:
-        return tracking.start(config, name, parent=None)
+def _start_tracker(config, about, progress) -> tracking.Tracker:
     try:
-        return tracking.start(config, name, sweep.parent, known)
+        return tracking.start(config, about)
     except UserError as error:
-        progress.say(f"{name}: runs without the tracker: {error}")  # a sweep does not end because a server restarts
-        return tracking.NoTracker()
+        if about.sweep is None:
+            raise
+        progress.say(f"{about.name}: runs without the tracker: {error}")  # a sweep outlives a server that restarts
+        return tracking.Trackers([])
 
 
 def _train(config, dataset, model, result, files, tracker, progress, sweep) -> None:
@@ -173,9 +182,10 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
             uplink_bits = result.uplink_bits + outcome.uplink_bits
             downlink_bits = result.downlink_bits + outcome.downlink
 
-            evaluated = None
+            evaluated = validated = None
             if number % config.evaluate_every == 0 or number == config.rounds:
-                evaluated = evaluate(running.weights())
+                weights = running.weights()
+                evaluated, validated = evaluate.test(weights), evaluate.validate(weights)
             row = RoundRow(
                 round=number,
                 train_loss=outcome.loss,
@@ -187,6 +197,8 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
                 total_bits=uplink_bits + downlink_bits,
                 seconds=time.monotonic() - started,
                 uplink_width=outcome.width,
+                validation_loss=validated and validated.loss,
+                validation_accuracy=validated and validated.accuracy,
             )
             result.client_memory_bytes = running.client_memory
             files.log_round(row)

@@ -23,6 +23,17 @@ def test_every_file_of_every_group_composes(config, group, choice):
     assert isinstance(checked, schema.GROUPS[group][choice])
 
 
+def test_trackers_are_used_one_or_several_at_once(config):
+    used = {name: config(f"tracker={name}").tracker for name in ("mlflow", "tensorboard", "csv")}
+    assert [(t.mlflow, t.tensorboard, t.csv) for t in used.values()] == [
+        (True, False, False), (False, True, False), (False, False, True),
+    ]  # fmt: skip
+    both = config("tracker=[mlflow,tensorboard]", "tracker.uri=sqlite:///x.db").tracker
+    assert both.mlflow and both.tensorboard and both.uri == "sqlite:///x.db"
+    with pytest.raises(UserError, match=r"^tracker\.url: no such key"):
+        config("+tracker.url=x")
+
+
 def test_every_choice_of_the_schema_has_its_file():
     assert {(group, name) for group, choices in schema.GROUPS.items() for name in choices} == set(CHOICES)
 

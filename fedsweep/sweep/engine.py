@@ -36,6 +36,7 @@ class Run:
     config: schema.Config  # with the replicate's own seed
     folder: Path
     sweep: Path
+    point: Point
 
 
 def ordered(record: Record, settings: schema.Sweep) -> bool:
@@ -147,7 +148,9 @@ class Engine:
         if not is_over(result):
             title = trial.title if trial.replicates == 1 else f"{trial.title} replicate {replicate}"
             seeded = dataclasses.replace(config, seed=config.seed + replicate)
-            self._runs[trial.number].append(Run(trial.number, replicate, title, seeded, folder, self.folder))
+            self._runs[trial.number].append(
+                Run(trial.number, replicate, title, seeded, folder, self.folder, trial.point)
+            )
 
     def _refuse(self, trial: Trial, replicate: int, status: str, error: str) -> dict:
         """The result of a run that is not started."""

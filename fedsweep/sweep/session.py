@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from fedsweep import environment, job, schema, tracking
 from fedsweep.errors import SweepFailed, UserError
 from fedsweep.files import claim, clear_drafts, refuse_used, write_atomically
-from fedsweep.sweep import check, resume, table
+from fedsweep.sweep import check, report, resume, table
 from fedsweep.sweep import record as records
 from fedsweep.sweep.board import Board
 from fedsweep.sweep.check import Checked, Request
@@ -23,6 +24,9 @@ from fedsweep.sweep.engine import Engine, Run, at_once
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.workers import Pool, count
 from fedsweep.tracking.run_folder import is_over, read_result
+
+if TYPE_CHECKING:  # heavy
+    from fedsweep.tracking.mlflow_store import Parent
 
 
 def run(request: Request) -> None:
@@ -53,11 +57,11 @@ def run(request: Request) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             claim(folder / records.SWEEP, record.as_yaml())
             stack.enter_context(_locked(folder))
-        record = stack.enter_context(_parent(folder, record, checked))
-        _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool)
+        record, parent = stack.enter_context(_parent(folder, record, checked))
+        _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool, parent)
 
 
-def _run(checked: Checked, engine: Engine, pool: Pool | None) -> None:
+def _run(checked: Checked, engine: Engine, pool: Pool | None, parent: Parent | None) -> None:
     hydras = engine.folder / "multirun.yaml"
     if not hydras.exists():
         write_atomically(hydras, environment.masked(OmegaConf.to_yaml(checked.request.multirun)))
@@ -73,6 +77,7 @@ def _run(checked: Checked, engine: Engine, pool: Pool | None) -> None:
         engine.write()
         table.show_trials(engine.trials)
         print(f"Files: {engine.folder / records.TRIALS}")
+    report.make(engine, parent)
     _judge(engine, checked.settings)
 
 
@@ -106,26 +111,27 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[Record]:
-    """The tracker's run of the sweep, closed however that ends; the record with its id is on disk."""
-    if not isinstance(checked.first.tracker, schema.MlflowTracker):
-        record.write(folder)
-        yield record
+def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[tuple[Record, Parent | None]]:
+    """The record with the id of MLflow's run of the sweep, on disk; that run, closed however the sweep ends."""
+    record.write(folder)
+    if not checked.first.tracker.mlflow:
+        yield record, None
         return
     from fedsweep.tracking import mlflow_store
 
-    client, parent = mlflow_store.start_parent(checked.first.tracker, folder.name, record.mlflow_run_id)
+    about = dataclasses.asdict(record)
+    parent = mlflow_store.Parent(checked.first.tracker, folder, about, environment.git_commit())
     status = "failed"
     try:
-        record = dataclasses.replace(record, mlflow_run_id=parent)
+        record = dataclasses.replace(record, mlflow_run_id=parent.run_id)
         record.write(folder)
-        yield record
+        yield record, parent
         status = "complete"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        mlflow_store.end(client, parent, status)
+        parent.close(status)
 
 
 def _engine(checked: Checked, folder: Path, record: Record, bits: Callable[[schema.Config], dict]) -> Engine:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from fedsweep import schema
+from fedsweep import schema, tracking
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
+from fedsweep.tracking.run_folder import is_over, read_result
 
 
 class _Reporter(Progress):
@@ -60,7 +61,8 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
     runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, runs), daemon=True).start()
+    begun: list[Run] = []
+    threading.Thread(target=_receive, args=(connection, runs, begun), daemon=True).start()
 
     from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
 
@@ -72,6 +74,7 @@ def main(descriptor: int) -> None:
             except Exception as error:
                 _tell(connection, "no plan", f"{type(error).__name__}: {error}")
             continue
+        begun.append(run)
         run.folder.mkdir(parents=True, exist_ok=True)
         _log_to(run.folder / "log.txt")
         try:
@@ -81,7 +84,7 @@ def main(descriptor: int) -> None:
         _tell(connection, "done", result)
 
 
-def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
+def _receive(connection: Connection, runs: queue.SimpleQueue, begun: list[Run]) -> None:
     """Hands on what the sweep sends. Waiting for it, in a thread of its own, shows the sweep's death at once."""
     try:
         while True:
@@ -90,8 +93,19 @@ def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
         try:
             for child in psutil.Process().children(recursive=True):  # TFF's own worker
                 child.kill()
+            if begun:
+                _close(begun[-1])
         finally:
             os._exit(1)
+
+
+def _close(run: Run) -> None:
+    """Ends the run at its tracker, and the sweep's: they would show as running for ever. Their files say `running`, so
+    that a resumed sweep goes on with them."""
+    result = read_result(run.folder)
+    if result and not is_over(result):
+        tracking.end(run.config, result.get("mlflow_run_id"), "failed")
+    tracking.check(run.config)  # closes what was the sweep's own
 
 
 def _log_to(path: Path) -> None:

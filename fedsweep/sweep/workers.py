@@ -269,7 +269,7 @@ class Pool:
             waiting.insert(0, run)
         else:
             result = record_failure(run.folder, death)
-            tracking.end(run.config, result)
+            tracking.end(run.config, result.get("mlflow_run_id"), result["status"])
             engine.finish(run, result)
             board.finish(run, result)
 

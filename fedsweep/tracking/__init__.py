@@ -1,41 +1,43 @@
-"""Where results go: always the files of the run's own folder (`run_folder`), and a tracker beside them.
+"""Where results go: always the files of the run's own folder (`run_folder`), and trackers beside them.
 
-`start` gives the tracker of one run; `fedsweep.tracking.mlflow_store` holds what is MLflow's.
+`start` gives the trackers of one run; `mlflow_store` holds what is MLflow's, `tensorboard` what is TensorBoard's.
 """
 
 from __future__ import annotations
 
 from fedsweep import schema
-from fedsweep.tracking.base import NoTracker, Tracker
+from fedsweep.tracking.base import About, Tracker, Trackers
 
-__all__ = ["NoTracker", "Tracker", "check", "end", "start"]
+__all__ = ["About", "Tracker", "Trackers", "check", "end", "start"]
 
 
 def check(config: schema.Config) -> None:
-    """Raises `UserError` if the configured tracker cannot be used; before anything is written."""
-    if isinstance(config.tracker, schema.MlflowTracker):
+    """Raises `UserError` if a configured tracker cannot be used; before anything is written."""
+    if config.tracker.mlflow:
         from fedsweep.tracking import mlflow_store
 
-        mlflow_store.connect(config.tracker)
+        client, experiment = mlflow_store.connect(config.tracker)
+        mlflow_store.close_dead(client, [experiment])
 
 
-def end(config: schema.Config, result: dict) -> None:
-    """Closes the tracker's run of a run that died without a word; `result` is what is known of it."""
-    if isinstance(config.tracker, schema.MlflowTracker) and result.get("mlflow_run_id"):
+def end(config: schema.Config, run_id: str | None, status: str) -> None:
+    """Closes a run at the tracker that died without a word."""
+    if config.tracker.mlflow and run_id:
         from fedsweep.tracking import mlflow_store
 
         client, _ = mlflow_store.connect(config.tracker)
-        mlflow_store.end(client, result["mlflow_run_id"], result["status"])
+        mlflow_store.end(client, run_id, status)
 
 
-def start(config: schema.Config, name: str, parent: str | None, run_id: str | None = None) -> Tracker:
-    """The tracker that the configuration names.
+def start(config: schema.Config, about: About) -> Tracker:
+    """The trackers that the configuration names. Rounds that a run's tracker knows already are not logged again."""
+    trackers: list[Tracker] = []
+    if config.tracker.mlflow:
+        from fedsweep.tracking.mlflow_store import MlflowTracker
 
-    `parent` is the tracker's run of the sweep that this run belongs to. `run_id` is the tracker's run of this run, if
-    that was cut off and goes on: rounds that it knows already are not logged again.
-    """
-    if isinstance(config.tracker, schema.CsvTracker):
-        return NoTracker()
-    from fedsweep.tracking.mlflow_store import MlflowTracker
+        trackers.append(MlflowTracker(config, about))
+    if config.tracker.tensorboard:
+        from fedsweep.tracking.tensorboard import TensorBoardTracker
 
-    return MlflowTracker(config, name, parent, run_id)
+        trackers.append(TensorBoardTracker(about))
+    return Trackers(trackers)

@@ -1,16 +1,56 @@
-"""What every tracker offers."""
+"""What every tracker offers, and what it is told of a run."""
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedsweep.tracking.run_folder import RoundRow
+
+if TYPE_CHECKING:
+    from fedsweep.trial import Place
+
+
+@dataclass(frozen=True)
+class About:
+    """A run, as its trackers present it."""
+
+    name: str
+    folder: Path  # with config.yaml in it already
+    environment: Mapping  # environment.json
+    plan: Mapping  # `Plan.as_dict`
+    run_id: str | None = None  # MLflow's, of a run that was cut off and goes on
+    sweep: Place | None = None
+
+
+# A round's columns as metrics. Bits come last, total at the end: where a tracker has it, it has the whole round.
+METRICS = {
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "test_loss": "test/loss",
+    "test_accuracy": "test/accuracy",
+    "validation_loss": "validation/loss",
+    "validation_accuracy": "validation/accuracy",
+    "uplink_width": "bits/uplink_width",
+    "uplink_bits": "bits/uplink",
+    "downlink_bits": "bits/downlink",
+    "total_bits": "bits/total",
+}
+
+
+def metrics(row: RoundRow) -> dict[str, float]:
+    """name -> value of what the round has measured."""
+    values = {name: getattr(row, column) for column, name in METRICS.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class Tracker(abc.ABC):
     """One run at a tracker."""
 
-    run_id: str | None = None
+    run_id: str | None = None  # MLflow's
 
     @abc.abstractmethod
     def log_round(self, row: RoundRow) -> None:
@@ -25,14 +65,21 @@ class Tracker(abc.ABC):
         """Ends the run with one of the statuses of result.json; nothing is logged after it."""
 
 
-class NoTracker(Tracker):
-    """`tracker=csv`: the files of the run's folder are all there is."""
+class Trackers(Tracker):
+    """Several at once; without any, the files of the run's folder are all there is (`tracker=csv`)."""
+
+    def __init__(self, trackers: Sequence[Tracker]):
+        self._trackers = trackers
+        self.run_id = next((tracker.run_id for tracker in trackers if tracker.run_id), None)
 
     def log_round(self, row: RoundRow) -> None:
-        """rounds.csv has it."""
+        for tracker in self._trackers:
+            tracker.log_round(row)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        for tracker in self._trackers:
+            tracker.flush()
 
     def finish(self, status: str) -> None:
-        """result.json has it."""
+        for tracker in self._trackers:
+            tracker.finish(status)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
+import math
 import os
+import socket
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import filelock
 import mlflow
+import psutil
 import requests
 import sqlalchemy.exc
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from fedsweep import schema
 from fedsweep.environment import masked
 from fedsweep.errors import UserError
-from fedsweep.tracking.base import Tracker
+from fedsweep.files import as_json
+from fedsweep.tracking.base import About, Tracker, metrics
 from fedsweep.tracking.run_folder import RoundRow
 
 _FLUSH_SECONDS = 5.0  # log_metric costs 7 ms, a metric of a batch 0.13 ms: they are sent together, this often
@@ -37,7 +43,7 @@ def default_uri() -> str:
     return f"sqlite:///{Path.cwd() / 'multirun_outputs' / 'mlflow.db'}"
 
 
-def connect(config: schema.MlflowTracker) -> tuple[mlflow.MlflowClient, str]:
+def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
     """A client and the id of the experiment; makes the database and the experiment on first use.
 
     Raises:
@@ -69,7 +75,7 @@ def _lock(uri: str) -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
-def _refusing(config: schema.MlflowTracker) -> Iterator[None]:
+def _refusing(config: schema.Tracker) -> Iterator[None]:
     """What goes wrong at the start ends it with one line, soon."""
     try:
         with _few_retries():
@@ -109,27 +115,50 @@ def _few_retries() -> Iterator[None]:
 
 
 class MlflowTracker(Tracker):
-    """One run. Parameters: the flattened configuration. Metrics at step = round; bits are cumulative."""
+    """One run. Parameters: the flattened configuration, the plan's bits. Metrics at step = round; bits cumulative."""
 
-    def __init__(self, config: schema.Config, name: str, parent: str | None, run_id: str | None = None):
+    def __init__(self, config: schema.Config, about: About):
         self._client, experiment = connect(config.tracker)
         self._waiting: list[list[Metric]] = []  # by round
         self._flushed = time.monotonic()
         self._logged = 0  # the last round that the store knows
-        if run_id and self._reopen(run_id, config.tracker):
-            return
-        tags = {"fedsweep.encoder": config.encoder.name, "fedsweep.dataset": config.dataset.name}
-        if parent:
-            tags["mlflow.parentRunId"] = parent
+        if not (about.run_id and self._reopen(about.run_id, config.tracker)):
+            with _refusing(config.tracker):
+                self._create(config, about, experiment)
+        self._monitor = None
+        if config.tracker.system_metrics:
+            self._monitor = SystemMetricsMonitor(
+                self.run_id, resume_logging=bool(self._logged), tracking_uri=config.tracker.uri or default_uri()
+            )
+            self._monitor.start()
+
+    def _create(self, config: schema.Config, about: About, experiment: str) -> None:
+        tags = {
+            "encoder": config.encoder.name,
+            "dataset": config.dataset.name,
+            "status": "running",
+            "process": _this_process(),
+            "mlflow.note.content": f"`{' '.join(about.environment['command'])}`",
+            **_commit(about.environment["git_commit"]),
+        }
+        if place := about.sweep:
+            point = {"trial": str(place.trial), "replicate": str(place.replicate), "point": json.dumps(place.point)}
+            tags |= {"sweep": place.sweep, **point}
+            if place.parent:
+                tags["mlflow.parentRunId"] = place.parent
         settings = dataclasses.asdict(config)
         del settings["sweep"]  # the parent's
+        bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
+        settings["plan"] = {name: about.plan[name] for name in bits}
         params = [Param(key, masked(str(value))) for key, value in _flat(settings)]
-        with _refusing(config.tracker):
-            self.run_id = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
-            for first in range(0, len(params), _PARAMS_A_BATCH):
-                self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
+        self.run_id = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id
+        for first in range(0, len(params), _PARAMS_A_BATCH):
+            self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
+        self._client.log_inputs(self.run_id, datasets=[_data_set(config, about)])
+        self._client.log_artifact(self.run_id, str(about.folder / "config.yaml"))
+        self._client.log_text(self.run_id, as_json(about.plan), "plan.json")
 
-    def _reopen(self, run_id: str, config: schema.MlflowTracker) -> bool:
+    def _reopen(self, run_id: str, config: schema.Tracker) -> bool:
         """Goes on with a run that was cut off; False if somebody deleted it."""
         with _refusing(config):
             if not _reopened(self._client, run_id):
@@ -142,18 +171,11 @@ class MlflowTracker(Tracker):
     def log_round(self, row: RoundRow) -> None:
         if row.round <= self._logged:
             return
-        values = {
-            "train/loss": row.train_loss,
-            "train/accuracy": row.train_accuracy,
-            "test/loss": row.test_loss,
-            "test/accuracy": row.test_accuracy,
-            "bits/uplink": row.uplink_bits,
-            "bits/downlink": row.downlink_bits,
-            "bits/uplink_width": row.uplink_width,
-            "bits/total": row.total_bits,
-        }
+        # MLflow's pages have no logarithmic axes.
+        logs = {f"bits_log10/{way}": math.log10(getattr(row, f"{way}_bits")) for way in ("uplink", "downlink", "total")}
+        values = logs | metrics(row)
         now = int(time.time() * 1000)
-        self._waiting.append([Metric(key, value, now, row.round) for key, value in values.items() if value is not None])
+        self._waiting.append([Metric(key, value, now, row.round) for key, value in values.items()])
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
@@ -161,6 +183,8 @@ class MlflowTracker(Tracker):
         self.flush()
         if self._waiting:
             print(f"fedsweep: MLflow: metrics of {len(self._waiting)} rounds were not delivered", file=sys.stderr)
+        if self._monitor:
+            self._monitor.finish()
         end(self._client, self.run_id, status)
 
     def flush(self) -> None:
@@ -174,22 +198,117 @@ class MlflowTracker(Tracker):
         self._flushed = time.monotonic() + (_PAUSE_SECONDS if self._waiting else 0)
 
 
-def start_parent(config: schema.MlflowTracker, name: str, run_id: str | None) -> tuple[mlflow.MlflowClient, str]:
-    """The run that a sweep's trials are children of: (client, run id); `run_id` again if it is there.
+class Parent:
+    """The run that a sweep's trials are children of. `close` ends it."""
 
-    `end` closes it.
-    """
-    client, experiment = connect(config)
-    with _refusing(config):
-        if run_id and _reopened(client, run_id):
-            return client, run_id
-        return client, client.create_run(experiment, run_name=name, tags={"fedsweep.sweep": name}).info.run_id
+    def __init__(self, config: schema.Tracker, folder: Path, record: Mapping, commit: str | None):
+        """Goes on with the run that the record (`Record` as a dict) names, if the store has it; else makes one."""
+        self._client, self.experiment = connect(config)
+        self._about = _description(record)
+        with _refusing(config):
+            self.run_id = record["mlflow_run_id"]
+            if self.run_id and _reopened(self._client, self.run_id):
+                return
+            tags = {
+                "sweep": folder.name,
+                "space": json.dumps(list(record["space"])),
+                "encoder": _swept(record, "encoder"),
+                "dataset": _swept(record, "dataset"),
+                "status": "running",
+                "process": _this_process(),
+                "mlflow.note.content": self._about,
+                **_commit(commit),
+            }
+            self.run_id = self._client.create_run(self.experiment, run_name=folder.name, tags=tags).info.run_id
+            self._client.log_artifact(self.run_id, str(folder / "sweep.yaml"))
+
+    def report(self, front: Mapping[str, bool], figures: Path, table: str) -> None:
+        """`on_front` on the children (run id -> whether), the figures as artifacts, the front in the description."""
+        with _forgiving("the sweep's figures are not attached"):
+            for run_id, on in front.items():
+                self._client.set_tag(run_id, "on_front", str(on).lower())
+            self._client.log_artifacts(self.run_id, str(figures), "figures")
+            self._client.set_tag(self.run_id, "mlflow.note.content", f"{self._about}\n\n{table}")
+
+    def close(self, status: str) -> None:
+        end(self._client, self.run_id, status)
+
+
+def _description(record: Mapping) -> str:
+    """What a person reads above the runs, in Markdown."""
+    space = [f"| `{key}` | {', '.join(v) if isinstance(v, list) else v} |" for key, v in record["space"].items()]
+    aims = ", ".join(f"{direction} {metric}" for metric, direction in record["objectives"].items())
+    command = masked(" ".join(sys.argv[1:]))
+    size = f"{record['n_trials']} trials, {record['replicates']} seeds each; {aims}."
+    table = ["| swept | values |", "|---|---|", *space] if space else []
+    return "\n".join([f"`python -m fedsweep {command}`", "", size, "", *table])
+
+
+def _swept(record: Mapping, group: str) -> str:
+    """The choices of a group in a sweep."""
+    values = record["space"].get(group, [record["config"][group]["name"]])
+    return ", ".join(values) if isinstance(values, list) else str(values)
+
+
+def _commit(commit: str | None) -> dict[str, str]:
+    """The second is where MLflow's pages look for it."""
+    return {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}
+
+
+def _data_set(config: schema.Config, about: About) -> DatasetInput:
+    data = about.environment["data"]
+    found = Dataset(
+        name=config.dataset.name,
+        digest=data["sha256"][:16],
+        source_type="local",
+        source=json.dumps({"path": data["source"]}),
+        profile=json.dumps({"description": data["description"], "sha256": data["sha256"]}),
+    )
+    return DatasetInput(found, tags=[InputTag("mlflow.data.context", "training and test")])
+
+
+def _this_process() -> str:
+    """Host, process id and when that started: enough to know later whether it still runs."""
+    process = psutil.Process()
+    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+
+
+def _is_dead(process: str) -> bool:
+    """Whether a process of this host has ended; of other hosts nobody here knows."""
+    host, pid, started = process.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        known = psutil.Process(int(pid))
+        return f"{known.create_time():.2f}" != started or known.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def close_dead(client: mlflow.MlflowClient, experiments: Sequence[str]) -> int:
+    """Ends runs as failed that processes of this host left open when they were killed; how many."""
+    dead = []
+    with _forgiving("runs that were killed may still show as running"):
+        token = ""
+        while token is not None:
+            page = client.search_runs(
+                list(experiments), "attributes.status = 'RUNNING'", max_results=1000, page_token=token or None
+            )
+            dead += [
+                run.info.run_id for run in page if "process" in run.data.tags and _is_dead(run.data.tags["process"])
+            ]
+            token = page.token
+    for run_id in dead:
+        end(client, run_id, "failed")
+    return len(dead)
 
 
 def _reopened(client: mlflow.MlflowClient, run_id: str) -> bool:
     """Sets a run that was cut off to running again; False if the store has it no longer."""
     try:
         client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "status", "running")
+        client.set_tag(run_id, "process", _this_process())
     except mlflow.MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
@@ -200,7 +319,7 @@ def _reopened(client: mlflow.MlflowClient, run_id: str) -> bool:
 def end(client: mlflow.MlflowClient, run_id: str, status: str) -> None:
     """Closes a run: complete -> FINISHED, interrupted -> KILLED, anything else -> FAILED; the status is also a tag."""
     with _forgiving(f"run {run_id} stays open there"):
-        client.set_tag(run_id, "fedsweep.status", status)
+        client.set_tag(run_id, "status", status)
         client.set_terminated(run_id, _STATUS.get(status, "FAILED"))
 
 

@@ -36,10 +36,16 @@ class RoundRow:
     total_bits: int
     seconds: float  # wall time of the round, evaluation included
     uplink_width: float | None = None  # mean bits an element that a schedule chose; a column where there is a schedule
+    validation_loss: float | None = None  # columns where there is a validation set
+    validation_accuracy: float | None = None
 
 
-_SCHEDULED_COLUMNS = [field.name for field in dataclasses.fields(RoundRow)]
-_COLUMNS = _SCHEDULED_COLUMNS[:-1]
+def _columns(config: schema.Config) -> list[str]:
+    """Those of rounds.csv; a run has no columns that would stay empty."""
+    absent = {"uplink_width"} if config.schedule.name == "constant" else set()
+    if not config.validates:
+        absent |= {"validation_loss", "validation_accuracy"}
+    return [field.name for field in dataclasses.fields(RoundRow) if field.name not in absent]
 
 
 def read_rounds(path: Path) -> list[RoundRow]:
@@ -79,7 +85,7 @@ class RunFolder:
     def __init__(self, folder: Path, config: schema.Config, environment: dict, go_on: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.checkpoint = folder, folder / CHECKPOINT
-        self._columns = _COLUMNS if config.schedule.name == "constant" else _SCHEDULED_COLUMNS
+        self._columns = _columns(config)
         if go_on:
             clear_drafts(folder)
         write = write_atomically if go_on else claim

@@ -32,6 +32,16 @@ def alone(config, folder: Path) -> dict:
     return trial.run(config, folder, "run", RunProgress("run", config.rounds))
 
 
+def about(folder: Path) -> tracking.About:
+    """What a tracker must know of a run in this folder."""
+    (folder / "config.yaml").write_text("rounds: 2\n")
+    data = {"description": "digits", "source": "here", "sha256": "0" * 64}
+    bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
+    return tracking.About(
+        "run", folder, {"command": ["fedsweep"], "git_commit": None, "data": data}, dict.fromkeys(bits, 1)
+    )
+
+
 def rows(folder: Path) -> list[dict]:
     return list(csv.DictReader((folder / "trials.csv").open()))
 
@@ -45,7 +55,7 @@ def test_a_sweep_leaves_the_files_of_the_contract_and_its_runs_in_mlflow(fedswee
     done = fedsweep("-m", *FAST, "encoder.bits=2,4", "encoder=uniform,hadamard", "hydra.sweep.dir=out")
     assert done.returncode == 0, done.stderr
     folder = fedsweep.folder / "out"
-    names = ["0", "1", "2", "3", "multirun.yaml", "study.journal", "sweep.yaml", "trials.csv"]
+    names = ["0", "1", "2", "3", "figures", "multirun.yaml", "study.journal", "sweep.yaml", "trials.csv"]
     assert sorted(p.name for p in folder.iterdir()) == names
 
     table = rows(folder)
@@ -132,7 +142,7 @@ def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_pa
     result = json.loads(Path("out/result.json").read_text())
     assert result["status"] == "failed" and result["error"] == "ArithmeticError: out of luck"
     run = store(tmp_path).get_run(result["mlflow_run_id"])
-    assert run.info.status == "FAILED" and run.data.tags["fedsweep.status"] == "failed"
+    assert run.info.status == "FAILED" and run.data.tags["status"] == "failed"
 
 
 @pytest.mark.usefixtures("ready_store")
@@ -165,7 +175,11 @@ def test_a_sweep_goes_on_without_its_tracker_when_that_fails_between_trials(conf
 
     monkeypatch.setattr(tracking, "start", start)
     result = trial.run(
-        config(*FAST), Path("in_a_sweep"), "trial 1", RunProgress("trial 1", 2), trial.Place(parent="0123")
+        config(*FAST),
+        Path("in_a_sweep"),
+        "trial 1",
+        RunProgress("trial 1", 2),
+        trial.Place("a sweep", "0123", 1, 0, {}),
     )
     assert result["status"] == "complete" and result["mlflow_run_id"] is None
     assert "trial 1: runs without the tracker: tracker.uri" in capfd.readouterr().out
@@ -179,7 +193,7 @@ def test_a_store_that_cannot_be_written_is_one_line(config, tmp_path, monkeypatc
     tracking.check(config())  # makes the database
     uri = f"sqlite:///file:{tmp_path}/multirun_outputs/mlflow.db?mode=ro&uri=true"
     with pytest.raises(UserError, match="cannot be used"):
-        tracking.start(config(f"tracker.uri='{uri}'"), "run", None)
+        tracking.start(config(f"tracker.uri='{uri}'"), about(tmp_path))
 
 
 def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, monkeypatch):
@@ -202,8 +216,8 @@ def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config
     from fedsweep.tracking.run_folder import RoundRow
 
     monkeypatch.chdir(tmp_path)
-    tracker = tracking.start(config(), "run", None)
-    for number in range(1, 301):  # 2100 metrics
+    tracker = tracking.start(config(), about(tmp_path))
+    for number in range(1, 301):  # 3000 metrics
         tracker.log_round(RoundRow(number, 1.0, np.nan, 0.5, 0.25, number, number, 2 * number, 0.1))
     tracker.finish("complete")
     history = store(tmp_path).get_metric_history(tracker.run_id, "bits/total")
@@ -258,7 +272,7 @@ def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedswe
     assert len(kept) == 3 and kept[-1]["test_accuracy"] == pruned["test_accuracy"]
     assert pruned["on_front"] == "False" and int(pruned["total_bits"]) == int(kept[-1]["total_bits"])
     client = store(fedsweep.folder)
-    assert [client.get_run(row["mlflow_run_id"]).data.tags["fedsweep.status"] for row in (good, diverged, pruned)] == [
+    assert [client.get_run(row["mlflow_run_id"]).data.tags["status"] for row in (good, diverged, pruned)] == [
         "complete", "diverged", "pruned",
     ]  # fmt: skip
     plain = optuna.load_study(study_name="out", storage=studies.journal(fedsweep.folder / "out" / studies.JOURNAL))
@@ -288,7 +302,7 @@ def test_an_exception_in_a_run_is_recorded_and_returned(config, tmp_path, monkey
     record.write(tmp_path)
     monkeypatch.setattr(trial, "_train", broken)
     checked = config(*FAST, "tracker=csv")
-    run = Run(0, 0, "trial 0", checked, tmp_path / "0", tmp_path)
+    run = Run(0, 0, "trial 0", checked, tmp_path / "0", tmp_path, {})
     result = job.run_trial(run, RunProgress("trial 0", 2))
     assert (result["status"], result["error"]) == ("failed", "ArithmeticError: no luck at all")
     assert json.loads((tmp_path / "0" / "result.json").read_text()) == result

@@ -1,0 +1,54 @@
+"""What a sweep says at its end: the front in the terminal, its figure in the folder and at the tracker."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from fedsweep.errors import UserError
+from fedsweep.sweep.engine import Engine
+from fedsweep.sweep.record import Record, front
+
+if TYPE_CHECKING:  # heavy
+    from fedsweep.tracking.mlflow_store import Parent
+
+FIGURES = "figures"
+
+
+def make(engine: Engine, parent: Parent | None) -> None:
+    """Shows the front and draws the figures. What goes wrong here is said and costs no result."""
+    if not any(trial.status == "complete" for trial in engine.trials if trial.results):
+        return  # the sweep is about to say so
+    from fedsweep.pareto import export, load, terminal
+    from fedsweep.pareto.analysis import Question, analyse
+
+    folder = engine.folder / FIGURES
+    try:
+        answer = analyse([load.from_folder(engine.folder)], Question(**question(engine.record)))
+        export.write(answer, folder, "wide", ("pdf", "png"), sys.argv)
+    except (UserError, OSError) as error:
+        print(f"fedsweep: no figures: {error}", file=sys.stderr)
+        return
+    terminal.show(answer)
+    print(f"Figures: {folder} (python -m fedsweep.pareto {engine.folder} --help makes others)")
+    if parent:
+        best = front(engine.trials, engine.record.objectives)
+        children = {
+            result["mlflow_run_id"]: trial.number in best
+            for trial in engine.trials
+            for result in trial.results.values()
+            if result.get("mlflow_run_id")
+        }
+        parent.report(children, folder, terminal.markdown(answer))
+
+
+def question(record: Record) -> dict[str, str]:
+    """The figure's axes follow the objectives, its colours the first group that is swept."""
+    ways = [metric.removesuffix("_bits") for metric in record.objectives if metric.endswith("_bits")]
+    metrics = [metric for metric in record.objectives if not metric.endswith("_bits")]
+    groups = [key for key in record.space if key in record.config and isinstance(record.config[key], dict)]
+    group = "encoder" if "encoder" in groups or not groups else groups[0]
+    y = (
+        metrics[0].replace("validation_", "test_") if metrics else "test_accuracy"
+    )  # selected by one, reported by the other
+    return {"x": ways[0] if ways else "total", "y": y, "group": group}
