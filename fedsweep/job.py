@@ -25,6 +25,8 @@ def run_single(config: schema.Config, folder: str) -> dict:
     try:
         if config.replicates != 1:
             raise UserError(f"replicates={config.replicates}: a single run has one seed; add -m for a sweep")
+        if config.sweep.dry_run:
+            raise UserError("sweep.dry_run=true: shows the trials of a sweep; add -m, or use python -m fedsweep.plan")
         if config.sweep.resume:
             raise UserError(f"sweep.resume={config.sweep.resume}: goes on with a sweep; add -m")
         refuse_used(place, run_folder.FILES)

@@ -170,6 +170,10 @@ def _bits(structure) -> int:
 def notes(config: schema.Config, plan: Plan) -> list[str]:
     """What a person should know before training: directions in which the plan encodes nothing, what clients keep."""
     lines = _silent_directions(config, plan)
+    packing = getattr(config.encoder, "packing", "dense")
+    if packing != "dense" and (config.schedule.name != "constant" or config.code.name != "none"):
+        what = f"schedule={config.schedule.name}" if config.code.name == "none" else f"code={config.code.name}"
+        lines.append(f"{what} packs in its own way; encoder.packing={packing} has no effect.")
     kept = sum(tensor.float32_bits for tensor in plan.uplink if tensor.encoder != "identity")
     if config.encoder.error_feedback and kept:
         size = f"{kept / 8 / 2**20:.1f} MiB"

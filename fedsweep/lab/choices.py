@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -78,7 +79,8 @@ def every_encoder() -> str:
 
 def _space(argument: str) -> spaces.Space:
     try:
-        space = spaces.parse(OverridesParser.create().parse_overrides(argument.split()))
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # glob asks it
+        space = spaces.parse(parser.parse_overrides(argument.split()))
     except OverrideParseException as error:
         raise UserError(f"{argument}: no list of overrides, {cli.one_line(error)}") from error
     if not space.size <= _MOST:

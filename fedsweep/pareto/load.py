@@ -181,7 +181,8 @@ def _rounds(places: Mapping[tuple[int, int], Path]) -> pd.DataFrame:
 
 
 def _ordered(rounds: pd.DataFrame) -> pd.DataFrame:
-    return rounds.reindex(columns=ROUNDS).sort_values(["trial", "replicate", "round"], ignore_index=True)
+    types = {**dict.fromkeys(("trial", "replicate", "round", *BITS), "int64"), **dict.fromkeys(METRICS, "float64")}
+    return rounds.reindex(columns=ROUNDS).astype(types).sort_values(["trial", "replicate", "round"], ignore_index=True)
 
 
 def _counted(statuses: Sequence[str]) -> dict[str, int]:
@@ -201,7 +202,10 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
     import mlflow
 
     if tracking_uri is None and "MLFLOW_TRACKING_URI" not in os.environ:
-        tracking_uri = f"sqlite:///{Path('multirun_outputs/mlflow.db').resolve()}"
+        database = Path("multirun_outputs/mlflow.db").resolve()
+        if not database.exists():  # MLflow would make it
+            raise UserError(f"{run_id}: {database} is not there; --tracking-uri names a store")
+        tracking_uri = f"sqlite:///{database}"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = mlflow.MlflowClient(tracking_uri)
     try:

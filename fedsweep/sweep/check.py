@@ -111,12 +111,17 @@ def _composed(request: Request, space: Space, point: Point) -> schema.Config:
     try:
         return schema.check(request.compose(space.arguments(point)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(cli.one_line(error)) from error
+        raise UserError(cli.one_line(error) + _where(space, point)) from error
     except UserError as error:
         for key, dimension in space.dimensions.items():
             if isinstance(dimension, Interval) and "to Integer" in str(error) and key in str(error):
                 raise UserError(f"{key}={dimension}: takes whole numbers; write int({dimension})") from error
-        raise
+        raise UserError(f"{error}{_where(space, point)}") from error
+
+
+def _where(space: Space, point: Point) -> str:
+    """Which of many combinations it is that makes no sense."""
+    return f" (at {' '.join(space.arguments(point))})" if len(point) > 1 else ""
 
 
 def _text(point: Point) -> str:

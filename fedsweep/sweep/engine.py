@@ -76,7 +76,7 @@ class Engine:
         """
         self.trials: list[Trial] = []
         self.sent: dict[int, tuple[int, int]] = {}  # bits of a whole run by the plan: uplink, downlink
-        self.coded: dict[int, bool] = {}  # whether lossless codes come on top, as many bits as they take
+        self.coded: dict[int, tuple[bool, bool]] = {}  # whether lossless codes come on top, as many bits as they take
         self.record = record
         self.folder, self._settings, self._study = folder, settings, study
         self._configure, self._plan, self._dry = configure, plan, dry
@@ -116,7 +116,7 @@ class Engine:
             for replicate in range(trial.replicates):
                 trial.results[replicate] = self._refuse(trial, replicate, "failed", str(error))
             return trial
-        self.coded[number] = plan["coded"]
+        self.coded[number] = tuple(any(t["coded"] for t in plan[way]) for way in ("uplink", "downlink"))
         self.sent[number] = tuple(bits * config.rounds for bits in plan["round_bits"])
         total = sum(self.sent[number])
         self._study.commit(None if self._settings.budget is None else total - self._settings.budget)

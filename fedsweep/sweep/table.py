@@ -46,8 +46,11 @@ def show_plans(engine: Engine) -> None:
         sent, note = engine.sent.get(trial.number), trial.error or (trial.status if trial.finished else "")
         if trial.twin:
             note = f"duplicate of trial {trial.twin.number}"
-        more = " + code" if engine.coded.get(trial.number) else ""
-        bits = [f"{format_bits(bits)}{more}" for bits in (*sent, sum(sent))] if sent else [""] * 3
+        coded = engine.coded.get(trial.number, (False, False))
+        bits = [""] * 3
+        if sent:
+            parts = zip((*sent, sum(sent)), (*coded, any(coded)), strict=True)
+            bits = [format_bits(number) + (" + code" if more else "") for number, more in parts]
         table.add_row(str(trial.number), *trial.point.values(), *bits, note)
     console = _console()
     console.print(table)
