@@ -63,7 +63,9 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
         client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
-            return client, client.create_experiment(config.experiment, artifact_location=artifacts)
+            # MLflow's pages would show an experiment without a kind as one of prompts and traces.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client, client.create_experiment(config.experiment, artifact_location=artifacts, tags=kind)
     if experiment.lifecycle_stage != "active":
         raise UserError(f"tracker.experiment={config.experiment}: is deleted in {masked(uri)}; name another")
     return client, experiment.experiment_id
