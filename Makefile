@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python benchmarks/round.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/pruning.py
+	$(BIN)/python benchmarks/pareto.py
 
 # Resolves the lock anew (after a change of pyproject.toml); needs uv on the PATH.
 lock:

@@ -146,6 +146,9 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
     swept = list(dict.fromkeys(key for sweep in sweeps for key in sweep.keys if key != "seed"))
     for place, sweep in enumerate(sweeps):
         replicates = sweep.rounds.groupby("trial").replicate.unique()
+        one_task = not any(key.partition(".")[0] == "dataset" for key in sweep.keys)
+        first = next(iter(sweep.points), None)
+        known_task = _data_set(sweep, first) if one_task and first is not None else None
         for trial, point in sweep.points.items():
             same = (place, *(value for key, value in point.items() if key != "seed"))
             if same not in known:
@@ -154,7 +157,7 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
                     {
                         "sweep": place,
                         "trial": trial,
-                        "task": _data_set(sweep, trial),
+                        "task": known_task or _data_set(sweep, trial),
                         "group": sweep.value(trial, question.group),
                         "float32": float(sweep.float32[trial].of(question.x)),
                         **{key: _value(sweep, trial, key) for key in swept},

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -19,6 +20,7 @@ from fedsweep.pareto.analysis import QUARTILES, Analysis, Task
 
 _FAINT = 0.3  # opacity of what is dominated
 _MOST_NAMES = 12  # rows, curves and groups that a reader can tell apart
+_MOST_INTERVALS = 200  # points whose intervals are drawn though they are dominated
 _BASELINE = {"color": "black", "marker": "*"}
 
 
@@ -139,7 +141,8 @@ def _pareto(analysis: Analysis, look: Look) -> Figure:
             for on_front, some in own.groupby("on_front"):
                 marks = some[some.config != task.baseline]
                 opacity = 1.0 if on_front else _FAINT
-                _intervals(axes, some, color=colour["color"], alpha=opacity, zorder=2.5 + on_front)
+                if on_front or len(points) <= _MOST_INTERVALS:  # of thousands of points they are only a haze
+                    _intervals(axes, some, color=colour["color"], alpha=opacity, zorder=2.5 + on_front)
                 axes.plot(
                     marks.x, marks.y, linestyle="none", alpha=opacity, markeredgecolor="white", markeredgewidth=0.4,
                     zorder=3 + on_front, **colour,
@@ -169,9 +172,14 @@ def _near(task: Task, points: pd.DataFrame) -> bool:
     return bool(task.float32_bits) and points.x.max() <= task.float32_bits <= 16 * points.x.max()
 
 
-def _paths(axes: Axes, points: pd.DataFrame, look: Look) -> None:
-    for _, path in points.groupby("config"):
-        axes.plot(path.x, path.y, color=look.groups[path.group.iloc[0]]["color"], alpha=_FAINT, linewidth=0.7)
+def _paths(axes: Axes, lines: pd.DataFrame, look: Look) -> None:
+    """Faint lines, one a configuration; a collection a group, since thousands of single lines take their time."""
+    for group, own in lines.groupby("group", sort=False):
+        own = own.sort_values(["config", "round"])
+        paths = np.split(own[["x", "y"]].to_numpy(), np.flatnonzero(np.diff(own.config)) + 1)
+        axes.add_collection(
+            LineCollection(paths, colors=look.groups[group]["color"], alpha=_FAINT, linewidths=0.6, zorder=1.5)
+        )
 
 
 def _label(
@@ -241,18 +249,15 @@ def _curves(analysis: Analysis, look: Look) -> Figure:
         mean = grouped[["x", "y"]].mean()
         low, high = grouped.y.min(), grouped.y.max()
         named = chosen(analysis, task, 6)
-        for config in mean.index.unique("config"):
-            shown = config in named
+        faint = mean.drop(index=named, level="config").reset_index()
+        _paths(axes, faint.assign(group=faint.config.map(analysis.configs.group)), look)
+        for config in named:
             line = mean.loc[config]
             colour = _BASELINE if config == task.baseline else look.groups[analysis.configs.group[config]]
-            emphasis = {"linewidth": 1.1, "alpha": 1.0, "zorder": 3} if shown else {"linewidth": 0.6, "alpha": _FAINT}
-            axes.plot(line.x, line.y, color=colour["color"], **emphasis)
-            if shown:
-                lines.setdefault(axes, []).append(line[["x", "y"]].to_numpy())
-                axes.fill_between(
-                    line.x, low.loc[config], high.loc[config], color=colour["color"], alpha=0.15, linewidth=0
-                )
-                ends.append((axes, config, line.x.iloc[-1], line.y.iloc[-1], colour))
+            axes.plot(line.x, line.y, color=colour["color"], zorder=3)
+            axes.fill_between(line.x, low[config], high[config], color=colour["color"], alpha=0.15, linewidth=0)
+            lines.setdefault(axes, []).append(line[["x", "y"]].to_numpy())
+            ends.append((axes, config, line.x.iloc[-1], line.y.iloc[-1], colour))
 
     ends: list[tuple] = []
     lines: dict[Axes, list[np.ndarray]] = {}
@@ -365,7 +370,8 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
         own, others = points[points.group == group], points[points.group != group]
         axes.plot(others.x, others.y, ".", color="0.8", markersize=2.5, zorder=1)
         _staircase(axes, steps(analysis, points), linewidth=0.7, color="0.6")
-        _intervals(axes, own, color=look.groups[group]["color"], zorder=2.5)
+        if len(own) <= _MOST_INTERVALS:
+            _intervals(axes, own, color=look.groups[group]["color"], zorder=2.5)
         axes.plot(
             own.x, own.y, linestyle="none", markersize=4, zorder=3, markeredgecolor="white", markeredgewidth=0.3,
             **look.groups[group],

@@ -48,6 +48,11 @@ def wait_for(condition, running: subprocess.Popen, seconds=120) -> None:
     assert condition()
 
 
+def tracked(folder: Path) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/multirun_outputs/mlflow.db")
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
 def workers(pid: int) -> list[psutil.Process]:
     return [p for p in psutil.Process(pid).children() if "fedsweep.sweep.worker" in p.cmdline()]
 
@@ -78,6 +83,8 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(fedsweep, whole):
         running.wait()
         assert not psutil.wait_procs(alive, timeout=20)[1]  # its workers have noticed
         assert "interrupted" not in (path / "result.json").read_text()
+        # nothing shows as running for ever: the workers have closed their runs and the sweep's
+        assert {run.info.status for run in tracked(fedsweep.folder)} <= {"FINISHED", "FAILED"}
     finished = {path for path in folder.glob("*/*/result.json") if json.loads(path.read_text())["status"] == "complete"}
     changed = {path: path.stat().st_mtime_ns for path in finished}
 
