@@ -44,7 +44,7 @@ def folder(tmp_path):
 
 def load(folder):
     folder.mkdir(exist_ok=True)
-    return datasets.load(schema.WriterData("mnist_by_writer", str(folder)), seed=0)
+    return datasets.load(schema.WriterData("mnist_by_writer", str(folder), 0.0), seed=0)
 
 
 def test_the_real_data_has_539_writers_and_none_of_them_in_the_test_set(data_folder):
@@ -143,10 +143,10 @@ def test_without_a_network_the_folder_and_the_files_are_named(tmp_path, monkeypa
 def test_a_folder_that_is_not_there_is_named_and_not_made(tmp_path, monkeypatch):
     absent = tmp_path / "absent"
     with pytest.raises(UserError, match=r"dataset\.dir=.*absent: no such folder"):
-        datasets.load(schema.WriterData("mnist_by_writer", str(absent)), seed=0)
+        datasets.load(schema.WriterData("mnist_by_writer", str(absent), 0.0), seed=0)
     monkeypatch.setenv("FEDSWEEP_DATA", str(absent))
     with pytest.raises(UserError, match=r"FEDSWEEP_DATA=.*absent: no such folder"):
-        datasets.load(schema.WriterData("mnist_by_writer", None), seed=0)
+        datasets.load(schema.WriterData("mnist_by_writer", None, 0.0), seed=0)
     assert not absent.exists()
 
 
@@ -154,7 +154,7 @@ def test_data_is_found_below_fedsweep_data_and_its_digest_tells_data_apart(folde
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist_by_writer").symlink_to(folder)
     monkeypatch.setenv("FEDSWEEP_DATA", str(tmp_path / "data"))
-    first = datasets.load(schema.WriterData("mnist_by_writer", None), seed=0)
+    first = datasets.load(schema.WriterData("mnist_by_writer", None, 0.0), seed=0)
     assert first.client_ids == (3, 5, 7) and "qmnist-train-images" in first.source
     write_split(folder, list(mnist_by_writer._MD5)[2:], [9, 3, 8], seed=2)
     assert load(folder).digest() != first.digest() == first.digest()

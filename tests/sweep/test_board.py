@@ -23,6 +23,7 @@ def run(config, trial=0, replicate=0) -> Run:
         config("rounds=4", "evaluate_every=2"),
         Path("out"),
         Path("out"),
+        {},
     )
 
 
