@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import hydra
 import mlflow
 import pytest
@@ -59,11 +61,32 @@ def fedsweep(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)`: a folder that `make` has filled, once for all processes of this test run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        place, done = root / name, root / f"{name}.done"
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def migrated_database(made_once) -> Path:
     """An MLflow database in which nothing has been tracked; making one takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    return made_once("store", lambda place: _migrate(place / "mlflow.db")) / "mlflow.db"
+
+
+def _migrate(path: Path) -> None:
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

@@ -275,6 +275,13 @@ def test_figures_have_the_venues_width_and_embed_their_fonts_as_type_42(widths, 
         assert "/Type3" not in fonts and re.search(r"/Subtype /(CIDFontType2|TrueType)", fonts), path
 
 
+def test_pgf_is_written_with_a_latex(widths, pareto):
+    if not any(map(shutil.which, export._LATEX)):
+        pytest.skip("no LaTeX here, which measures the text: apt-get install texlive-latex-base texlive-pictures")
+    out = pareto("latest", "--formats", "pgf")
+    assert r"\begin{pgfpicture}" in (out / "pareto.pgf").read_text()
+
+
 def test_pgf_without_latex_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(export.shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="--formats pgf: needs LaTeX"):

@@ -58,11 +58,10 @@ def workers(pid: int) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(made_once) -> Path:
     """The sweep, never cut off."""
-    place = tmp_path_factory.mktemp("whole")
     command = [sys.executable, "-m", "fedsweep", *SWEEP, "tracker=csv", "hydra.sweep.dir=out"]
-    subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL)
+    place = made_once("whole", lambda place: subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL))
     assert len(rows(place / "out")) == 8
     return place / "out"
 

@@ -33,18 +33,22 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, migrated_database):
+def seen(made_once, migrated_database):
     """(what the sweep printed, its folder, a client of its store, the parent run, its children by trial)"""
-    place = tmp_path_factory.mktemp("tracked")
-    (place / "multirun_outputs").mkdir()
-    shutil.copy(migrated_database, place / "multirun_outputs" / "mlflow.db")
-    done = subprocess.run([sys.executable, "-m", "fedsweep", *COMMAND], cwd=place, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+
+    def sweep(place: Path) -> None:
+        (place / "multirun_outputs").mkdir()
+        shutil.copy(migrated_database, place / "multirun_outputs" / "mlflow.db")
+        done = subprocess.run([sys.executable, "-m", "fedsweep", *COMMAND], cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (place / "printed").write_text(done.stdout)
+
+    place = made_once("tracked", sweep)
     folder = place / "multirun_outputs" / "seen"
     client = mlflow.MlflowClient(f"sqlite:///{place}/multirun_outputs/mlflow.db")
     parent = client.get_run(yaml.safe_load((folder / "sweep.yaml").read_text())["mlflow_run_id"])
     found = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    return done.stdout, folder, client, parent, {int(run.data.tags["trial"]): run for run in found}
+    return (place / "printed").read_text(), folder, client, parent, {int(run.data.tags["trial"]): run for run in found}
 
 
 def rows(folder: Path) -> list[dict]:
