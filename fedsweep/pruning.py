@@ -24,7 +24,7 @@ class DominancePruner:
     def __init__(self, config: schema.DominancePruner, others: Iterable[Sequence[RoundRow]]):
         """`others`: the rounds of other trials' runs, of the same replicate: they saw the same clients."""
         self._config = config
-        points = sorted((row.total_bits, row.test_accuracy) for rows in others for row in _evaluated(rows))
+        points = sorted((row.total_bits, _accuracy(row)) for rows in others for row in _evaluated(rows))
         self._bits = np.array([bits for bits, _ in points], np.int64)
         self._best = np.maximum.accumulate([accuracy for _, accuracy in points]) if points else np.zeros(0)
 
@@ -38,12 +38,17 @@ class DominancePruner:
         recent = _evaluated(rows)[-self._config.patience :]
         if rows[-1].round < self._config.min_rounds or len(recent) < self._config.patience:
             return
-        if all(row.test_accuracy < self.reached(row.total_bits) - self._config.margin for row in recent):
+        if all(_accuracy(row) < self.reached(row.total_bits) - self._config.margin for row in recent):
             last = recent[-1]
             raise Pruned(
-                f"round {last.round}: accuracy {last.test_accuracy:.4f} where another trial reached"
+                f"round {last.round}: accuracy {_accuracy(last):.4f} where another trial reached"
                 f" {self.reached(last.total_bits):.4f} for no more bits"
             )
+
+
+def _accuracy(row: RoundRow) -> float:
+    """What is chosen by: the validation set where there is one."""
+    return row.test_accuracy if row.validation_accuracy is None else row.validation_accuracy
 
 
 def _evaluated(rows: Sequence[RoundRow]) -> list[RoundRow]:

@@ -270,7 +270,7 @@ class DominancePruner:
 class Sweep:
     n_trials: int | None
     grid_limit: int
-    objectives: list[str]
+    objectives: list[str] | None
     bit_budget: str | None
     in_flight: int
     max_workers: int | None
@@ -398,6 +398,9 @@ def check(composed: DictConfig) -> Config:
             raise UserError(f"{group}={section if name is None else name}: choose one of {', '.join(choices)}")
         owner = config.sweep if above else config
         setattr(owner, field, _typed(choices[name], section, prefix=f"{group.replace('/', '.')}."))
+    if config.sweep.objectives is None:
+        chosen_by = "validation" if config.validates else "test"
+        config.sweep.objectives = [f"maximize {chosen_by}_accuracy", "minimize total_bits"]
     _check_ranges(config)
     _check_sweep_keys(config)
     _check_clients(config)

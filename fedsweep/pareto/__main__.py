@@ -9,6 +9,7 @@ SWEEP is a sweep's folder, latest (of multirun_outputs), or the id of its parent
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,10 @@ def _values(name: str, text: str | None, kind: Callable[[str], Any]) -> tuple | 
 
 def _value(name: str, text: str, kind: Callable[[str], Any]) -> Any:
     try:
-        return kind(text)
+        value = kind(text)
+        if not math.isfinite(value):
+            raise ValueError
+        return value
     except ValueError:
         right = "bits, as 300Mibit or 314572800" if kind is parse_bits else "a number, as 0.95"
         raise UserError(f"{name} {text}: must be {right}") from None

@@ -31,7 +31,7 @@ class Question:
     y: str = "test_accuracy"  # of METRICS
     group: str = "encoder"  # the key whose values tell colours, markers and panels apart
     points: str = "final"  # final: a run is its last evaluation; all: every evaluation is an operating point
-    targets: tuple[float, ...] | None = None  # values of y; None: three fifths, nine tenths, all of the best
+    targets: tuple[float, ...] | None = None  # values of y; None: two that are not quite the best
     budgets: tuple[int, ...] | None = None  # bits; None: a few between the least and the most
     reference: tuple[float, float] | None = None  # (bits, y) of the hypervolume; None: see `Analysis.reference`
 
@@ -46,12 +46,13 @@ class Task:
     """What is known of one data set."""
 
     name: str
-    baseline: int | None  # the configuration that encodes nothing, the best one if there are several
+    baseline: int | None  # the configuration that encodes nothing, either way, the best one if there are several
     float32_bits: float | None  # what a run sends without encoding; None if that differs among the configurations
     reference: tuple[float, float]  # the hypervolume's reference point: (bits, y)
     hypervolume: float  # of the means, in decades of bits times y
-    seeds: tuple[float, ...]  # hypervolumes of single replicates
-    surface: tuple[np.ndarray, np.ndarray]  # bits [m] and y [3, m] that QUARTILES of the replicates attain; NaN: none
+    seeds: dict[str, float]  # seed -> the hypervolume of its runs, for seeds that every configuration has
+    surface: tuple[np.ndarray, np.ndarray] | None  # bits [m] and y [3, m] that QUARTILES of those seeds attain (NaN:
+    # none); None for fewer than two seeds
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,15 @@ class Analysis:
     def selection(self) -> str:
         """How what is shown was chosen, for captions."""
         reported = self.question.y.replace("_", " ")
-        if self.select == self.question.y:
-            return f"selected and reported by {reported}: no validation split was held out"
-        return f"selected by {self.select.replace('_', ' ')}, reported by {reported}"
+        if self.select != self.question.y:
+            return f"selected by {self.select.replace('_', ' ')}, reported by {reported}"
+        if not self.question.y.startswith("test_"):
+            return f"selected and reported by {reported}"
+        held_out = [
+            sweep.rounds[self.question.y.replace("test_", "validation_")].notna().any() for sweep in self.sweeps
+        ]
+        why = "not all sweeps have held out a validation split" if any(held_out) else "no validation split was held out"
+        return f"selected and reported by {reported}: {why}"
 
 
 def analyse(sweeps: Sequence[Sweep], question: Question) -> Analysis:
@@ -98,7 +105,7 @@ def analyse(sweeps: Sequence[Sweep], question: Question) -> Analysis:
     evaluations = pd.DataFrame(
         {
             "config": table.config,
-            "replicate": table.seed,
+            "replicate": table.seed,  # configurations are paired by it
             "round": table["round"],
             "x": table[f"{question.x}_bits"].astype(float),
             "y": table[question.y],
@@ -158,17 +165,19 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
                         "sweep": place,
                         "trial": trial,
                         "task": known_task or _data_set(sweep, trial),
-                        "group": sweep.value(trial, question.group),
+                        "group": _value(sweep, trial, question.group),
                         "float32": float(sweep.float32[trial].of(question.x)),
                         **{key: _value(sweep, trial, key) for key in swept},
                     }
                 )
             for replicate in replicates[trial]:
-                seed = f"{point['seed']}/{replicate}" if "seed" in point else str(replicate)
-                runs.append((place, trial, replicate, known[same], seed))
+                runs.append((place, trial, replicate, known[same], sweep.seeds[trial, replicate]))
     if not rows:
         raise UserError(f"{', '.join(sweep.name for sweep in sweeps)}: {_nothing(sweeps)}")
     configs = pd.DataFrame(rows)
+    if (configs.group == "").all():  # no trial of any sweep has it: the first one says so
+        sweeps[0].value(configs.trial[0], question.group)
+    configs["group"] = configs.group.where(configs.group != "", "none")
     keys = tuple(key for key in swept if configs[key].nunique() > 1)
     configs["task"] = _shortened(configs.task)
     _label(configs, keys, question.group, sweeps)
@@ -176,8 +185,12 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
     final_bits = pd.concat([s.rounds.assign(sweep=place) for place, s in enumerate(sweeps)]).merge(
         finals, on=["sweep", "trial", "replicate"]
     )
-    sent = final_bits.groupby("config")[f"{question.x}_bits"].max()
-    configs["uncompressed"] = (sent / configs.float32 - 1).abs() < 1e-9
+    sent = final_bits.groupby("config")[["uplink_bits", "downlink_bits"]].max()
+    plain = [sweeps[row.sweep].float32[row.trial] for row in configs.itertuples()]
+    configs["uncompressed"] = [
+        (up, down) == (float32.uplink, float32.downlink)
+        for (up, down), float32 in zip(sent.itertuples(index=False), plain, strict=True)
+    ]
     return configs, finals, keys
 
 
@@ -196,7 +209,7 @@ def _value(sweep: Sweep, trial: int, key: str) -> str:
 
 def _data_set(sweep: Sweep, trial: int) -> str:
     """The name of the data set and its settings but for where it lies."""
-    settings = {**sweep.settings(trial), **sweep.points[trial]}
+    settings = sweep.settings(trial)
     own = {key: value for key, value in settings.items() if key.startswith("dataset.") and key != "dataset.dir"}
     name = own.pop("dataset.name")
     return " ".join([name, *(f"{key.removeprefix('dataset.')}={value}" for key, value in sorted(own.items()))])
@@ -261,23 +274,23 @@ def _half_interval(deviation: pd.Series, n: pd.Series) -> pd.Series:
 
 
 def _resampled(operating: pd.DataFrame, index: list[str], question: Question) -> pd.Series | float:
-    """On how many of RESAMPLES resamples of the replicates each point is on the front.
+    """On how many of RESAMPLES resamples of the seeds each point is on the front; NaN for a point with one seed.
 
-    Replicates are drawn together for all configurations: those with one number share a seed, so they are pairs.
+    Configurations with the same seeds are drawn together: equal seeds are pairs. The others draw from their own.
     """
     x, s = (operating.pivot_table(index=index, columns="replicate", values=column) for column in ("x", "s"))
-    seeds = x.shape[1]
-    if seeds < 2:
-        return math.nan
+    there = x.notna().to_numpy()
+    kinds, kind = np.unique(there, axis=0, return_inverse=True)  # which seeds; which of these each point has
     rng = np.random.default_rng(0)
-    counts = np.zeros(len(x))
-    xs, ss, there = x.fillna(0).to_numpy(), s.fillna(0).to_numpy(), x.notna().to_numpy(dtype=float)
-    for weights in rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES):
-        drawn = there @ weights
-        has = drawn > 0
-        costs = np.column_stack([xs @ weights, question.sign * (ss @ weights)])[has] / drawn[has, None]
-        counts[has] += on_front(costs)
-    return pd.Series(counts, index=x.index)
+    weights = np.zeros([RESAMPLES, len(kinds), x.shape[1]])
+    for place, seeds in enumerate(kinds):
+        n = seeds.sum()
+        weights[:, place, seeds] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+    xs, ss, counts = x.fillna(0).to_numpy(), question.sign * s.fillna(0).to_numpy(), np.zeros(len(x))
+    for drawn in weights:
+        own = drawn[kind.ravel()]
+        counts += on_front(np.column_stack([(xs * own).sum(axis=1), (ss * own).sum(axis=1)]))
+    return pd.Series(np.where(there.sum(axis=1) > 1, counts, math.nan), index=x.index)
 
 
 def _task(name: str, configs: pd.DataFrame, points: pd.DataFrame, operating: pd.DataFrame, question: Question) -> Task:
@@ -285,23 +298,24 @@ def _task(name: str, configs: pd.DataFrame, points: pd.DataFrame, operating: pd.
     baseline = None if plain.empty else int(plain.loc[(question.sign * plain.s).idxmin(), "config"])
     same = configs.float32.nunique() == 1
     float32 = float(configs.float32.iloc[0]) if same else None
-    if baseline is not None:
-        float32 = float(configs.float32[baseline])
     reference = question.reference or (
         max(float32 or 0.0, float(points.x.max())),
         0.0 if question.sign < 0 else float(points.y.max()),
     )
-    seeds = [own for _, own in operating.groupby("replicate")]
-    fronts = [_selected(own, question) for own in seeds]
-    x, y = attainment(fronts, QUARTILES)
+    has_all = operating.groupby("replicate").config.nunique() == len(configs)
+    fronts = {str(seed): _selected(own, question) for seed, own in operating.groupby("replicate") if has_all[seed]}
+    surface = None
+    if len(fronts) > 1:
+        x, y = attainment(list(fronts.values()), QUARTILES)
+        surface = x, np.where(np.isinf(y), np.nan, question.sign * y)
     return Task(
         name,
         baseline,
         float32,
         reference,
         _volume(_selected(points, question), reference, question),
-        tuple(_volume(front, reference, question) for front in fronts),
-        (x, np.where(np.isinf(y), np.nan, question.sign * y)),
+        {seed: _volume(front, reference, question) for seed, front in fronts.items()},
+        surface,
     )
 
 

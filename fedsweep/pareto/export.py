@@ -59,7 +59,7 @@ def _files(
     if "html" in formats:
         yield "pareto.html", html.page(analysis)
     yield "pareto.csv", tables.csv(analysis)
-    yield "pareto.tex", tables.latex(analysis, figures.chosen(analysis))
+    yield "pareto.tex", tables.latex(analysis, figures.chosen(analysis, most=20, whole=True))
     yield "summary.json", files.as_json(tables.summary(analysis))
     yield "provenance.json", files.as_json(provenance(analysis, command))
 

@@ -38,7 +38,7 @@ def draw(analysis: Analysis, venue: style.Venue) -> Iterator[tuple[str, Figure]]
     with matplotlib.rc_context(style.settings(venue)):
         yield "pareto", _pareto(analysis, look)
         yield "curves", _curves(analysis, look)
-        if analysis.points.n.max() > 1:
+        if any(task.surface for task in analysis.tasks):
             yield "attainment", _attainment(analysis, look)
         if len(analysis.targets):
             yield "targets", _targets(analysis, look)
@@ -227,16 +227,23 @@ def _legend(figure: Figure, look: Look, names) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def chosen(analysis: Analysis, task: Task | None = None, most: int = _MOST_NAMES) -> list[int]:
-    """The configurations that single figures and tables name: baselines, the front, then the best of the others."""
-    chosen: list[int] = []
-    for one in [task] if task else analysis.tasks:
-        points = _of(analysis, one)
-        front = points[points.on_front].sort_values("x")
+def chosen(analysis: Analysis, task: Task | None = None, most: int = _MOST_NAMES, whole: bool = False) -> list[int]:
+    """The configurations that single figures and tables name: baselines, the front, then the best of the others.
+
+    `most` of them, a share a task; of a longer front evenly spaced ones, with both ends, unless the `whole` is wanted.
+    """
+    found: list[int] = []
+    tasks = [task] if task else analysis.tasks
+    for one in tasks:
+        points, share = _of(analysis, one), max(2, most // len(tasks))
+        front = list(dict.fromkeys(points[points.on_front].sort_values("x").config))
         rest = points[~points.on_front].sort_values("s", ascending=analysis.question.sign > 0)
-        chosen += [] if one.baseline is None else [one.baseline]
-        chosen += [*front.config, *rest.config]
-    return list(dict.fromkeys(chosen))[:most]
+        own = [] if one.baseline is None else [one.baseline]
+        if not whole and len(front) > share - len(own):
+            front = [front[round(k)] for k in np.linspace(0, len(front) - 1, share - len(own))]
+        own = list(dict.fromkeys([*own, *front]))
+        found += list(dict.fromkeys([*own, *rest.config]))[: max(share, len(own))]
+    return found
 
 
 def _curves(analysis: Analysis, look: Look) -> Figure:
@@ -278,6 +285,9 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
     def one(axes: Axes, task: Task) -> None:
         points = _of(analysis, task)
         axes.set_xscale("log", base=2)
+        if task.surface is None:
+            axes.set_title(f"{task.name}: no two seeds that every configuration has", fontsize=look.venue.size - 1)
+            return
         x, surfaces = task.surface
         reached = surfaces[~np.isnan(surfaces)]
         _pad(axes, points.x.to_numpy(), np.concatenate([reached, points.y]))

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,7 @@ class Sweep:
     keys: tuple[str, ...]  # swept
     points: Mapping[int, Mapping[str, str]]  # trial -> swept key -> value, of trials with a complete run
     float32: Mapping[int, Float32]  # by trial
+    seeds: Mapping[tuple[int, int], int]  # (trial, replicate) -> the run's seed
     rounds: pd.DataFrame  # columns ROUNDS; every round of every complete run; NaN where nothing was evaluated
     settings: Callable[[int], Mapping[str, str]]  # trial -> its whole configuration, "encoder.bits" -> "4"
     plan: Callable[[int], dict]  # trial -> its plan (`Plan.as_dict`)
@@ -106,7 +107,8 @@ def from_folder(folder: Path) -> Sweep:
         with (folder / "sweep.yaml").open() as file:
             record = yaml.load(file, yaml.CSafeLoader)
         trials = pd.read_csv(folder / "trials.csv", dtype=str, keep_default_na=False)
-        base, keys, replicates = _flat(record["config"]), tuple(record["space"]), record["replicates"]
+        base, replicates = _flat(record["config"]), record["replicates"]
+        columns = list(record["space"])
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is not there; a sweep's folder has sweep.yaml and trials.csv") from error
     except (yaml.YAMLError, pd.errors.ParserError, pd.errors.EmptyDataError, TypeError, KeyError) as error:
@@ -120,13 +122,16 @@ def from_folder(folder: Path) -> Sweep:
     first: dict[int, Path] = {}
     for (trial, _), place in places.items():
         first.setdefault(trial, place)
+    keys = tuple(key.lstrip("+") for key in columns)
     points = {
         int(trial): dict(zip(keys, values, strict=True))
-        for trial, *values in complete.drop_duplicates("trial")[["trial", *keys]].itertuples(index=False)
+        for trial, *values in complete.drop_duplicates("trial")[["trial", *columns]].itertuples(index=False)
     }
+    seed = {trial: int(point.get("seed", base["seed"])) for trial, point in points.items()}
     plans = {trial: _result(place) for trial, place in first.items()}
-    # A swept group (encoder=uniform,eden) changes other keys than its own: then a trial's own file has to be asked.
-    groups = any(f"{key}.name" in base for key in keys)
+    # A swept group (encoder=uniform,eden) changes other keys than its own, and data sets are compared by their values,
+    # not by how they were written (1 and 1.0): then a trial's own file has to be asked.
+    groups = any(f"{key}.name" in base or key.startswith("dataset.") for key in keys)
 
     def settings(trial: int) -> Mapping[str, str]:
         if not groups:
@@ -142,6 +147,7 @@ def from_folder(folder: Path) -> Sweep:
         keys=keys,
         points=points,
         float32={trial: _float32(result["plan"], result["rounds"]) for trial, result in plans.items()},
+        seeds={(trial, replicate): seed[trial] + replicate for trial, replicate in places},
         rounds=_rounds(places),
         settings=settings,
         plan=lambda trial: plans[trial]["plan"],
@@ -185,8 +191,9 @@ def _ordered(rounds: pd.DataFrame) -> pd.DataFrame:
     return rounds.reindex(columns=ROUNDS).astype(types).sort_values(["trial", "replicate", "round"], ignore_index=True)
 
 
-def _counted(statuses: Sequence[str]) -> dict[str, int]:
-    return {status: n for status, n in collections.Counter(statuses).items() if status != "complete"}
+def _counted(statuses: Iterable[str]) -> dict[str, int]:
+    """What is left out; a duplicate is there, as the trial that it is a duplicate of."""
+    return {status: n for status, n in collections.Counter(statuses).items() if status not in ("complete", "duplicate")}
 
 
 def _flat(tree: Mapping, prefix: str = "") -> dict[str, str]:
@@ -216,7 +223,7 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
         complete = {
             (int(run.data.tags["trial"]), int(run.data.tags["replicate"])): run
             for run in children
-            if run.data.tags.get("status") == "complete"
+            if _status(run) == "complete"
         }
         frames = [_history(client, run, *place, metrics) for place, run in complete.items()]
     except (mlflow.MlflowException, OSError) as error:
@@ -233,14 +240,18 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
 
     return Sweep(
         name=parent.data.tags["sweep"],
-        keys=tuple(json.loads(parent.data.tags["space"])),
-        points={trial: json.loads(run.data.tags["point"]) for trial, run in first.items()},
+        keys=tuple(key.lstrip("+") for key in json.loads(parent.data.tags["space"])),
+        points={
+            trial: {key.lstrip("+"): value for key, value in json.loads(run.data.tags["point"]).items()}
+            for trial, run in first.items()
+        },
         float32={trial: _float32_of_params(run.data.params) for trial, run in first.items()},
+        seeds={place: int(run.data.params["seed"]) for place, run in complete.items()},
         rounds=_ordered(pd.concat(frames) if frames else pd.DataFrame()),
         settings=lambda trial: first[trial].data.params,
         plan=plan,
         run_ids=[run_id, *(complete[place].info.run_id for place in sorted(complete))],
-        left_out=_counted([run.data.tags.get("status", run.info.status.lower()) for run in children]),
+        left_out=_counted(map(_status, children)),
     )
 
 
@@ -264,6 +275,13 @@ def _history(
             columns[column] = pd.Series({metric.step: metric.value for metric in history})
     rounds = pd.DataFrame(columns).rename_axis("round").reset_index()
     return rounds.assign(trial=trial, replicate=replicate)
+
+
+def _status(run: mlflow.entities.Run) -> str:
+    """A run's status; one whose last rounds MLflow did not get must not be taken for a whole one."""
+    if "undelivered_rounds" in run.data.tags:
+        return "not all in MLflow"
+    return run.data.tags.get("status", run.info.status.lower())
 
 
 def _float32_of_params(params: Mapping[str, str]) -> Float32:

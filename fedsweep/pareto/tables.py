@@ -10,8 +10,6 @@ import pandas as pd
 from fedsweep.pareto.analysis import RESAMPLES, Analysis
 from fedsweep.units import format_bits
 
-_MOST_ROWS = 20  # of the LaTeX table
-
 
 def csv(analysis: Analysis) -> str:
     """Every operating point: a row each; empty cells where there is nothing to say (one replicate, never reached)."""
@@ -53,7 +51,7 @@ def summary(analysis: Analysis) -> dict:
     tasks = []
     for task in analysis.tasks:
         own = front[front.config.map(analysis.configs.task) == task.name].sort_values("x")
-        seeds = pd.Series(task.seeds, dtype=float)
+        seeds = pd.Series(list(task.seeds.values()), dtype=float)
         tasks.append(
             {
                 "dataset": task.name,
@@ -71,8 +69,8 @@ def summary(analysis: Analysis) -> dict:
                     "unit": f"decades of bits times {analysis.question.y}",
                     "reference_bits": task.reference[0],
                     f"reference_{analysis.question.y}": task.reference[1],
-                    "seeds": list(task.seeds),
-                    "mean_over_seeds": seeds.mean(),
+                    "seeds": task.seeds,
+                    "mean_over_seeds": seeds.mean() if len(seeds) else None,
                     "deviation_over_seeds": seeds.std() if len(seeds) > 1 else None,
                 },
                 "float32_bits": task.float32_bits,
@@ -90,7 +88,7 @@ def summary(analysis: Analysis) -> dict:
 
 
 def latex(analysis: Analysis, configs: Sequence[int]) -> str:
-    """A booktabs table of the first configurations; a comment says how it is read."""
+    """A booktabs table of these configurations; a comment says how it is read."""
     question, rows = analysis.question, []
     points = analysis.points
     if question.points == "all":  # a row a configuration: its last point
@@ -98,7 +96,7 @@ def latex(analysis: Analysis, configs: Sequence[int]) -> str:
     points = points.set_index("config")
     resampled = points.resampled.notna().any()
     tasks = len(analysis.tasks) > 1
-    for config in configs[:_MOST_ROWS]:
+    for config in configs:
         point, place = points.loc[config], analysis.configs.loc[config]
         cells = [_escaped(place.task)] if tasks else []
         cells += [
@@ -126,6 +124,10 @@ def latex(analysis: Analysis, configs: Sequence[int]) -> str:
             f"% Means over {replicates} seeds with 95 % intervals (Student's t); {analysis.selection}.",
             "% At a budget: the last evaluation within it. To a target: bits at the first evaluation that reaches it;",
             "% (k/n): by k of n seeds, whose mean it is. Needs \\usepackage{booktabs}.",
+            *(
+                [f"% {len(analysis.configs) - len(configs)} more in pareto.csv."]
+                * (len(configs) < len(analysis.configs))
+            ),
             rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(heads) - left)}}}",
             r"\toprule",
             " & ".join(heads) + r" \\",

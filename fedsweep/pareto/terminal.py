@@ -41,7 +41,8 @@ def _table(analysis: Analysis, task: Task) -> Table:
     if question.points == "all":
         table.add_column("round", justify="right")
     for point in front.head(_MOST_ROWS).itertuples():
-        half = "" if math.isnan(point.y_half) else f" ± {point.y_half:.4f}"
+        sign = "±" if _can_print("±") else "+-"
+        half = "" if math.isnan(point.y_half) else f" {sign} {point.y_half:.4f}"
         ratio = f"{point.float32 / point.x:.2f}" if question.points == "final" else ""
         cells = [point.label, format_bits(point.x), ratio, f"{point.y:.4f}{half}", str(point.n)]
         table.add_row(*cells, *([str(point.round)] if question.points == "all" else []))
@@ -65,7 +66,8 @@ def _plot(analysis: Analysis, task: Task) -> str:
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plot_size(72, 16)
-    for on_front, marker, label in ((False, "·", "dominated"), (True, "●", "on the front")):
+    marks = ("·", "●") if _can_print("·●┌┤") else (".", "o")
+    for on_front, marker, label in ((False, marks[0], "dominated"), (True, marks[1], "on the front")):
         some = points[points.on_front == on_front]
         if len(some):
             plotext.scatter([math.log2(x) for x in some.x], list(some.y), marker=marker, label=label)
@@ -74,4 +76,16 @@ def _plot(analysis: Analysis, task: Task) -> str:
     plotext.xticks(places, [short_bits(2**place) for place in places])
     plotext.xlabel(f"{analysis.question.x} bits")
     plotext.ylabel(analysis.question.y.replace("_", " "))
-    return plotext.uncolorize(plotext.build())
+    drawn = plotext.uncolorize(plotext.build())
+    return drawn if _can_print(drawn) else drawn.translate(_PLAIN)
+
+
+_PLAIN = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from fedsweep.errors import UserError
 from fedsweep.sweep.engine import Engine
 from fedsweep.sweep.record import Record, front
 
@@ -26,20 +25,23 @@ def make(engine: Engine, parent: Parent | None) -> None:
     try:
         answer = analyse([load.from_folder(engine.folder)], Question(**question(engine.record)))
         export.write(answer, folder, "wide", ("pdf", "png"), sys.argv)
-    except (UserError, OSError) as error:
-        print(f"fedsweep: no figures: {error}", file=sys.stderr)
-        return
-    terminal.show(answer)
-    print(f"Figures: {folder} (python -m fedsweep.pareto {engine.folder} --help makes others)")
-    if parent:
-        best = front(engine.trials, engine.record.objectives)
-        children = {
-            result["mlflow_run_id"]: trial.number in best
-            for trial in engine.trials
-            for result in trial.results.values()
-            if result.get("mlflow_run_id")
-        }
-        parent.report(children, folder, terminal.markdown(answer))
+        terminal.show(answer)
+        print(f"Figures: {folder} (python -m fedsweep.pareto {engine.folder} --help makes others)")
+        if parent:
+            parent.report(_on_front(engine), folder, terminal.markdown(answer))
+    except Exception as error:  # whatever it is: the sweep has its results, and its status is not that of a picture
+        print(f"fedsweep: no figures: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _on_front(engine: Engine) -> dict[str, bool]:
+    """MLflow's run id -> whether its trial is on the front."""
+    best = front(engine.trials, engine.record.objectives)
+    return {
+        result["mlflow_run_id"]: trial.number in best
+        for trial in engine.trials
+        for result in trial.results.values()
+        if result.get("mlflow_run_id")
+    }
 
 
 def question(record: Record) -> dict[str, str]:

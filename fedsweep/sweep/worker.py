@@ -2,7 +2,7 @@
 
 The sweep talks to it through a socket. It sends a `Run`, a configuration to plan, or None to end; the worker answers
 with (kind, content) pairs, at last ("done", result), ("plan", plan) or ("no plan", why). When the socket closes, the
-sweep has died: the worker ends at once with what it has started.
+sweep has died: the worker ends at once with what it has started (`tracking.close` tells the tracker).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from fedsweep import schema, tracking
+from fedsweep import schema
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
-from fedsweep.tracking.run_folder import is_over, read_result
+from fedsweep.tracking import close
 
 
 class _Reporter(Progress):
@@ -94,18 +94,9 @@ def _receive(connection: Connection, runs: queue.SimpleQueue, begun: list[Run]) 
             for child in psutil.Process().children(recursive=True):  # TFF's own worker
                 child.kill()
             if begun:
-                _close(begun[-1])
+                close.after_death(begun[-1].config)
         finally:
             os._exit(1)
-
-
-def _close(run: Run) -> None:
-    """Ends the run at its tracker, and the sweep's: they would show as running for ever. Their files say `running`, so
-    that a resumed sweep goes on with them."""
-    result = read_result(run.folder)
-    if result and not is_over(result):
-        tracking.end(run.config, result.get("mlflow_run_id"), "failed")
-    tracking.check(run.config)  # closes what was the sweep's own
 
 
 def _log_to(path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,17 +70,23 @@ class Trackers(Tracker):
     """Several at once; without any, the files of the run's folder are all there is (`tracker=csv`)."""
 
     def __init__(self, trackers: Sequence[Tracker]):
-        self._trackers = trackers
+        self._trackers = list(trackers)
         self.run_id = next((tracker.run_id for tracker in trackers if tracker.run_id), None)
 
     def log_round(self, row: RoundRow) -> None:
-        for tracker in self._trackers:
-            tracker.log_round(row)
+        self._each(lambda tracker: tracker.log_round(row))
 
     def flush(self) -> None:
-        for tracker in self._trackers:
-            tracker.flush()
+        self._each(Tracker.flush)
 
     def finish(self, status: str) -> None:
-        for tracker in self._trackers:
-            tracker.finish(status)
+        self._each(lambda tracker: tracker.finish(status))
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        """A tracker that fails (a full disk, say) is told nothing more; the run, which has its own files, goes on."""
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                print(f"fedsweep: {type(tracker).__name__} stops: {error}; the run goes on", file=sys.stderr)
+                self._trackers.remove(tracker)

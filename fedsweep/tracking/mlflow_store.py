@@ -17,7 +17,6 @@ from pathlib import Path
 
 import filelock
 import mlflow
-import psutil
 import requests
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
@@ -36,6 +35,8 @@ _PARAMS_A_BATCH, _ROUNDS_A_BATCH = 100, 100  # MLflow takes 100 params and 1000 
 _STATUS = {"complete": "FINISHED", "interrupted": "KILLED"}  # every other status: FAILED
 _UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
 _NO_LOCK = contextlib.nullcontext()
+_PROCESS = "fedsweep.process"  # the tag that says which process a run belongs to
+_MOST_LISTED = 20
 
 
 def default_uri() -> str:
@@ -95,11 +96,14 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _forgiving(what: str) -> Iterator[None]:
-    """A tracker that fails in the middle must not end a run that has its own files: it is said, and the run goes on."""
+    """A tracker that fails in the middle must not end a run that has its own files: it is said, and the run goes on.
+
+    Artifact stores raise exceptions of their own (boto's, Azure's), so all are taken.
+    """
     try:
         with _few_retries():
             yield
-    except _UNREACHABLE as error:
+    except Exception as error:
         print(f"fedsweep: MLflow: {what} ({_reason(error)}); the run's own files have everything", file=sys.stderr)
 
 
@@ -139,7 +143,7 @@ class MlflowTracker(Tracker):
             "encoder": config.encoder.name,
             "dataset": config.dataset.name,
             "status": "running",
-            "process": _this_process(),
+            _PROCESS: _this_process(),
             "mlflow.note.content": f"`{' '.join(about.environment['command'])}`",
             **_commit(about.environment["git_commit"]),
         }
@@ -154,11 +158,16 @@ class MlflowTracker(Tracker):
         settings["plan"] = {name: about.plan[name] for name in bits}
         params = [Param(key, masked(str(value))) for key, value in _flat(settings)]
         self.run_id = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id
-        for first in range(0, len(params), _PARAMS_A_BATCH):
-            self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
-        self._client.log_inputs(self.run_id, datasets=[_data_set(config, about)])
-        self._client.log_artifact(self.run_id, str(about.folder / "config.yaml"))
-        self._client.log_text(self.run_id, as_json(about.plan), "plan.json")
+        try:
+            for first in range(0, len(params), _PARAMS_A_BATCH):
+                self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
+        except _UNREACHABLE:
+            end(self._client, self.run_id, "failed")
+            raise
+        with _forgiving("its data set, config.yaml and plan.json are not attached"):
+            self._client.log_inputs(self.run_id, datasets=[_data_set(config, about)])
+            self._client.log_artifact(self.run_id, str(about.folder / "config.yaml"))
+            self._client.log_text(self.run_id, as_json(about.plan), "plan.json")
 
     def _reopen(self, run_id: str, config: schema.Tracker) -> bool:
         """Goes on with a run that was cut off; False if somebody deleted it."""
@@ -185,6 +194,8 @@ class MlflowTracker(Tracker):
         self.flush()
         if self._waiting:
             print(f"fedsweep: MLflow: metrics of {len(self._waiting)} rounds were not delivered", file=sys.stderr)
+            with _forgiving("it does not say so itself"):  # fedsweep.pareto leaves such a run out
+                self._client.set_tag(self.run_id, "undelivered_rounds", str(len(self._waiting)))
         if self._monitor:
             self._monitor.finish()
         end(self._client, self.run_id, status)
@@ -217,20 +228,22 @@ class Parent:
                 "encoder": _swept(record, "encoder"),
                 "dataset": _swept(record, "dataset"),
                 "status": "running",
-                "process": _this_process(),
+                _PROCESS: _this_process(),
                 "mlflow.note.content": self._about,
                 **_commit(commit),
             }
             self.run_id = self._client.create_run(self.experiment, run_name=folder.name, tags=tags).info.run_id
+        with _forgiving("sweep.yaml is not attached"):
             self._client.log_artifact(self.run_id, str(folder / "sweep.yaml"))
 
     def report(self, front: Mapping[str, bool], figures: Path, table: str) -> None:
         """`on_front` on the children (run id -> whether), the figures as artifacts, the front in the description."""
-        with _forgiving("the sweep's figures are not attached"):
+        with _forgiving("the front is not marked"):
             for run_id, on in front.items():
                 self._client.set_tag(run_id, "on_front", str(on).lower())
-            self._client.log_artifacts(self.run_id, str(figures), "figures")
             self._client.set_tag(self.run_id, "mlflow.note.content", f"{self._about}\n\n{table}")
+        with _forgiving("the sweep's figures are not attached"):
+            self._client.log_artifacts(self.run_id, str(figures), "figures")
 
     def close(self, status: str) -> None:
         end(self._client, self.run_id, status)
@@ -238,7 +251,7 @@ class Parent:
 
 def _description(record: Mapping) -> str:
     """What a person reads above the runs, in Markdown."""
-    space = [f"| `{key}` | {', '.join(v) if isinstance(v, list) else v} |" for key, v in record["space"].items()]
+    space = [f"| `{key}` | {_listed(values)} |" for key, values in record["space"].items()]
     aims = ", ".join(f"{direction} {metric}" for metric, direction in record["objectives"].items())
     command = masked(" ".join(sys.argv[1:]))
     size = f"{record['n_trials']} trials, {record['replicates']} seeds each; {aims}."
@@ -248,8 +261,15 @@ def _description(record: Mapping) -> str:
 
 def _swept(record: Mapping, group: str) -> str:
     """The choices of a group in a sweep."""
-    values = record["space"].get(group, [record["config"][group]["name"]])
-    return ", ".join(values) if isinstance(values, list) else str(values)
+    return _listed(record["space"].get(group, [record["config"][group]["name"]]))
+
+
+def _listed(values: Sequence[str] | str) -> str:
+    """Some of many: descriptions and tags have 8000 characters."""
+    if isinstance(values, str):
+        return values
+    more = [f"... ({len(values)} values)"] if len(values) > _MOST_LISTED else []
+    return ", ".join([*values[:_MOST_LISTED], *more])
 
 
 def _commit(commit: str | None) -> dict[str, str]:
@@ -270,35 +290,47 @@ def _data_set(config: schema.Config, about: About) -> DatasetInput:
 
 
 def _this_process() -> str:
-    """Host, process id and when that started: enough to know later whether it still runs."""
-    process = psutil.Process()
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+    """Host, boot, name space, number and start of this process: enough to know later whether it still runs."""
+    return json.dumps([*_here(), os.getpid(), _started(os.getpid())])
 
 
-def _is_dead(process: str) -> bool:
-    """Whether a process of this host has ended; of other hosts nobody here knows."""
-    host, pid, started = process.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
+def _here() -> list[str]:
+    """Where numbers of processes mean the same."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return [socket.gethostname(), boot, str(Path("/proc/self/ns/pid").readlink())]
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks, which no change of the clock moves; None if it does not run."""
     try:
-        known = psutil.Process(int(pid))
-        return f"{known.create_time():.2f}" != started or known.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _is_dead(process: str, local: bool) -> bool:
+    """Whether the process of a tag is known to have ended. `local`: the store is a file, so that a process of this host
+    before its last start has ended; of other machines and containers nobody here knows."""
+    try:
+        host, boot, space, pid, started = json.loads(process)
+    except ValueError:  # somebody else's tag
+        return False
+    own_host, own_boot, own_space = _here()
+    if host != own_host or space != own_space:
+        return False
+    return local if boot != own_boot else _started(pid) != started
 
 
 def close_dead(client: mlflow.MlflowClient, experiments: Sequence[str]) -> int:
     """Ends runs as failed that processes of this host left open when they were killed; how many."""
-    dead = []
+    dead, local = [], client.tracking_uri.startswith("sqlite:")
     with _forgiving("runs that were killed may still show as running"):
         token = ""
         while token is not None:
-            page = client.search_runs(
-                list(experiments), "attributes.status = 'RUNNING'", max_results=1000, page_token=token or None
-            )
-            dead += [
-                run.info.run_id for run in page if "process" in run.data.tags and _is_dead(run.data.tags["process"])
-            ]
+            wanted = "attributes.status = 'RUNNING'"
+            page = client.search_runs(list(experiments), wanted, max_results=1000, page_token=token or None)
+            dead += [run.info.run_id for run in page if _is_dead(run.data.tags.get(_PROCESS, ""), local)]
             token = page.token
     for run_id in dead:
         end(client, run_id, "failed")
@@ -308,9 +340,9 @@ def close_dead(client: mlflow.MlflowClient, experiments: Sequence[str]) -> int:
 def _reopened(client: mlflow.MlflowClient, run_id: str) -> bool:
     """Sets a run that was cut off to running again; False if the store has it no longer."""
     try:
+        client.set_tag(run_id, _PROCESS, _this_process())  # first: nobody may take it for a dead one's
         client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "status", "running")
-        client.set_tag(run_id, "process", _this_process())
     except mlflow.MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False

@@ -27,6 +27,9 @@ def main() -> None:
         if uri.startswith("sqlite:///") and not path.exists():
             raise UserError(f"{path}: is not there; run a sweep first (make sweep), or start this where one was run")
         client = mlflow.MlflowClient(uri)
+        if uri.startswith(("http://", "https://")):
+            print(f"MLFLOW_TRACKING_URI names a server: open {uri}")
+            return
         closed = mlflow_store.close_dead(client, [one.experiment_id for one in client.search_experiments()])
         if closed:
             print(f"{closed} runs of processes that were killed are now failed")

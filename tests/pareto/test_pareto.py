@@ -83,6 +83,45 @@ def test_the_bootstrap_tells_a_sure_front_from_a_lucky_one(tmp_path):
     assert 0 < sure[0] < 1000 and sure[0] + sure[1] == 1000 and sure[2] == 0
 
 
+def test_sweeps_are_paired_by_the_seed_and_not_by_how_it_was_swept(tmp_path):
+    """replicates=3 from seed 0 in one sweep, seed=0,1,2 in the other: the same three seeds."""
+    a = handmade.sweep(tmp_path / "a", [{"encoder.bits": "2"}], lambda _, k: (0.5 + SEEDS[k], 2_000_000), 3)
+    points = [{"seed": s, "encoder.bits": "8"} for s in "012"]
+    b = handmade.sweep(tmp_path / "b", points, lambda p, _: (0.6 + SEEDS[int(p["seed"])], 8_000_000))
+    answer = ask(a, b)
+    assert set(answer.tasks[0].seeds) == {"0", "1", "2"} and answer.points.resampled.tolist() == [1000, 1000]
+    other = {**handmade.BASE, "seed": 100}
+    c = handmade.sweep(tmp_path / "c", [{"encoder.bits": "8"}], lambda *_: (0.6, 8_000_000), 3, base=other)
+    assert ask(a, c).tasks[0].seeds == {} and ask(a, c).tasks[0].surface is None
+
+
+def test_one_seed_says_nothing_about_chance_and_is_there_in_every_resample(tmp_path):
+    a = handmade.sweep(tmp_path / "a", [{"encoder.bits": "2"}], lambda _, k: (0.5 + SEEDS[k], 2_000_000), 3)
+    b = handmade.sweep(tmp_path / "b", [{"encoder.bits": "1"}], lambda *_: (0.9, 1_000_000))
+    one, all_of_b = ask(a, b).points.resampled
+    assert one == 0 and math.isnan(all_of_b)
+
+
+def test_a_run_without_whole_float32_neighbours_gets_no_common_ratio(tmp_path):
+    """Two and four rounds: float32 would send twice as much in one as in the other."""
+    points = [{"rounds": r, "encoder.bits": b} for r in "24" for b in "28"]
+    folder = handmade.sweep(tmp_path / "s", points, lambda p, _: (0.9, int(p["encoder.bits"]) * 1_000_000))
+    answer = ask(folder, x="uplink")
+    assert answer.tasks[0].float32_bits is None
+    rows = list(csv.DictReader(tables.csv(answer).splitlines()))
+    assert [float(row["float32_ratio"]) for row in rows] == [16, 4, 16, 4]
+
+
+def test_the_table_has_the_whole_front_of_every_data_set(tmp_path):
+    points = [{"dataset": d, "encoder.bits": str(b)} for d in ("digits", "mnist_by_writer") for b in range(1, 16)]
+    folder = handmade.sweep(
+        tmp_path / "s", points, lambda p, _: (int(p["encoder.bits"]) / 20, int(p["encoder.bits"]) * 10**6)
+    )
+    answer = ask(folder)
+    assert set(figures.chosen(answer, most=20, whole=True)) == set(range(30))
+    assert {answer.configs.task[config] for config in figures.chosen(answer)} == {"digits", "mnist_by_writer"}
+
+
 def test_hypervolume_is_measured_from_its_declared_reference(widths):
     """Decades of bits times accuracy, by hand: a rectangle for each step of the front."""
     (task,) = ask(widths, x="uplink", reference=(4 * CLIENTS * 10_000_000, 0.4)).tasks
@@ -91,7 +130,7 @@ def test_hypervolume_is_measured_from_its_declared_reference(widths):
     steps = [heights[0], heights[1] - heights[0], heights[2] - heights[1]]
     assert task.hypervolume == pytest.approx(np.dot(spans, steps))
     single = [[a + s - 0.4 for a in (0.5, 0.8, 0.9)] for s in SEEDS]
-    assert task.seeds == pytest.approx([np.dot(spans, np.diff(h, prepend=0)) for h in single])
+    assert task.seeds == pytest.approx({str(k): np.dot(spans, np.diff(h, prepend=0)) for k, h in enumerate(single)})
     (usual,) = ask(widths, x="uplink").tasks
     assert usual.reference == (4 * CLIENTS * FLOAT32, 0.0)
 
@@ -207,6 +246,7 @@ def test_equal_bits_and_equal_accuracies_are_drawn(tmp_path, pareto):
         (["nowhere"], "nowhere: is no sweep; name a sweep's folder, latest, or the id"),
         (["latest", "--formats", "gif"], "--formats gif: choose from pdf, svg, png, pgf, html"),
         (["latest", "--target", "high"], "--target high: must be a number"),
+        (["latest", "--target", "nan"], "--target nan: must be a number"),
         (["latest", "--budget", "3 apples"], "--budget 3 apples: must be bits"),
         (["latest", "--reference", "1Gibit"], "--reference : must be a number"),
         (["latest", "--group", "encodr"], "encodr: widths has no such key; it sweeps encoder.bits"),

@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedsweep import tracking
 from fedsweep.pareto import analysis, load, tables
 from fedsweep.tracking import mlflow_store
+from fedsweep.tracking.run_folder import RoundRow
 
 COMMAND = (
     "-m", "rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000",
@@ -132,21 +133,70 @@ def test_runs_of_processes_that_were_killed_are_closed_and_no_others(config, tmp
     client, experiment = mlflow_store.connect(config().tracker)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
+    host, boot, space = mlflow_store._here()
     left = {
-        "killed": f"{socket.gethostname()} {ended.pid} 1.00",
-        "reused": f"{socket.gethostname()} {os.getpid()} 1.00",  # another process has the number now
-        "elsewhere": "another-host 1 1.00",
+        "killed": [host, boot, space, ended.pid, "1"],
+        "reused": [host, boot, space, os.getpid(), "1"],  # another process has the number now
+        "before the power cut": [host, "another boot", space, os.getpid(), "1"],
+        "another machine's": ["another host", boot, space, ended.pid, "1"],
+        "another container's": [host, boot, "pid:[1]", ended.pid, "1"],
+        "somebody else's": "training",
     }
+    tag = mlflow_store._PROCESS
     runs = {
-        name: client.create_run(experiment, run_name=name, tags={"process": process, "status": "running"}).info.run_id
+        name: client.create_run(experiment, run_name=name, tags={tag: json.dumps(process)}).info.run_id
         for name, process in left.items()
     }
     tracking.check(config())
-    status = {name: client.get_run(run_id).info.status for name, run_id in runs.items()}
-    assert status == {"killed": "FAILED", "reused": "FAILED", "elsewhere": "RUNNING"}
+    closed = {name for name, run_id in runs.items() if client.get_run(run_id).info.status == "FAILED"}
+    assert closed == {"killed", "reused", "before the power cut"}
     assert client.get_run(own.run_id).info.status == "RUNNING"
     assert client.get_run(runs["killed"]).data.tags["status"] == "failed"
     own.finish("complete")
+
+
+@pytest.mark.usefixtures("ready_store")
+def test_an_artifact_store_that_cannot_be_written_costs_no_metrics(config, tmp_path, monkeypatch, about, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*_, **__):
+        raise RuntimeError("no credentials")  # what clients of remote stores raise is no MLflow error
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", refuse)
+    tracker = tracking.start(config(), about)
+    tracker.log_round(RoundRow(1, 1.0, 0.5, 0.5, 0.25, 10, 10, 20, 0.1))
+    tracker.finish("complete")
+    client, _ = mlflow_store.connect(config().tracker)
+    assert client.get_run(tracker.run_id).data.metrics["bits/total"] == 20
+    assert "no credentials" in capfd.readouterr().err
+
+
+def test_a_tracker_that_fails_stops_and_the_others_go_on(about, capfd):
+    class Broken(tracking.Tracker):
+        def log_round(self, row):
+            raise OSError("disk full")
+
+        flush = finish = log_round
+
+    class Counting(tracking.Tracker):
+        rounds = 0
+
+        def log_round(self, row):
+            self.rounds += 1
+
+        def flush(self):
+            pass
+
+        def finish(self, status):
+            self.status = status
+
+    other = Counting()
+    both = tracking.Trackers([Broken(), other])
+    for number in (1, 2):
+        both.log_round(RoundRow(number, 1.0, 0.5, 0.5, 0.25, 10, 10, 20, 0.1))
+    both.finish("complete")
+    assert (other.rounds, other.status) == (2, "complete")
+    assert capfd.readouterr().err.count("disk full") == 1
 
 
 @pytest.mark.usefixtures("ready_store")
