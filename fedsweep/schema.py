@@ -409,6 +409,8 @@ def check(composed: DictConfig) -> Config:
 
 def _section(cls: type, values: Any, prefix: str) -> Any:
     """The fields of `cls` that belong to no group and are no section of their own."""
+    if prefix == "tracker." and values is None:
+        raise UserError("tracker=[]: choose csv for none, or of mlflow and tensorboard")
     if not isinstance(values, DictConfig):
         raise UserError(f"{prefix[:-1]}={values}: holds keys of its own; leave it as it is and set those")
     apart = {group.rpartition("/")[2] for group in GROUPS if group.rpartition("/")[0] == prefix[:-1]}

@@ -35,10 +35,6 @@ def main(arguments: list[str] | None = None) -> None:
         export.check(formats)
         needed = dict.fromkeys((question["y"], question["y"].replace("test_", "validation_")))
         sweeps = [load.load(sweep, options.tracking_uri, tuple(needed)) for sweep in dict.fromkeys(options.sweeps)]
-        for sweep in sweeps:
-            if sweep.left_out:
-                said = ", ".join(f"{number} {status}" for status, number in sorted(sweep.left_out.items()))
-                print(f"{sweep.name}: without runs that are not complete ({said})")
         answer = analysis.analyse(sweeps, analysis.Question(**question))
         written = export.write(answer, options.out, options.venue, formats, ["python", "-m", "fedsweep.pareto", *given])
         terminal.show(answer)
@@ -49,9 +45,9 @@ def _question(options: argparse.Namespace) -> dict[str, Any]:
     reference = None
     if options.reference is not None:
         bits, _, y = options.reference.partition(",")
+        if not y:
+            raise UserError(f"--reference {options.reference}: must be bits and a value, as 2Gibit,0.5")
         reference = (_value("--reference", bits, parse_bits), _value("--reference", y, float))
-        if reference[0] <= 0:
-            raise UserError(f"--reference {options.reference}: bits are above 0")
     return {
         "x": options.x,
         "y": options.y,
@@ -73,7 +69,7 @@ def _values(name: str, text: str | None, kind: Callable[[str], Any]) -> tuple | 
 def _value(name: str, text: str, kind: Callable[[str], Any]) -> Any:
     try:
         value = kind(text)
-        if not math.isfinite(value):
+        if not math.isfinite(value) or (kind is parse_bits and value < 1):
             raise ValueError
         return value
     except ValueError:

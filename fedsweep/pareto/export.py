@@ -30,13 +30,16 @@ def check(formats: Sequence[str]) -> None:
 
 
 def write(analysis: Analysis, folder: Path, venue: str, formats: Sequence[str], command: Sequence[str]) -> list[Path]:
-    """Writes everything into the folder; files of an earlier export are replaced, each by rename. Returns the paths."""
+    """Writes everything into the folder, each file by rename; removes an earlier export's. Returns the paths."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for name, content in _files(analysis, venue, formats, command):
             files.write_atomically(folder / name, content)
             written.append(folder / name)
+        for stale in (folder / f"{name}.{suffix}" for name in figures.NAMES for suffix in FORMATS):
+            if stale not in written:  # of an earlier export: it would stand beside the provenance of this one
+                stale.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --out") from error
     return written

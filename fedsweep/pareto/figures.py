@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from fedsweep.pareto import labels, style
 from fedsweep.pareto.analysis import QUARTILES, Analysis, Task
 
+NAMES = ("pareto", "curves", "attainment", "targets", "grid", "plans")
 _FAINT = 0.3  # opacity of what is dominated
 _MOST_NAMES = 12  # rows, curves and groups that a reader can tell apart
 _MOST_INTERVALS = 200  # points whose intervals are drawn though they are dominated
@@ -99,6 +100,7 @@ def _pad(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     low, high = float(y.min()), float(y.max())
     room = 0.1 * (high - low) or 0.02
     axes.set_ylim(low - room, high + room)
+    axes.yaxis.get_major_formatter().set_useOffset(False)
 
 
 def _intervals(axes: Axes, points: pd.DataFrame, **keywords) -> None:
@@ -129,8 +131,13 @@ def _pareto(analysis: Analysis, look: Look) -> Figure:
     def one(axes: Axes, task: Task) -> None:
         points = _of(analysis, task)
         axes.set_xscale("log", base=2)
-        spread = points[["y_half", "x_half"]].fillna(0)
-        y = np.concatenate([points.y - spread.y_half, points.y + spread.y_half])
+        # Of two seeds an interval is six times as long as they are apart: the points set the scale.
+        half = points.y_half.fillna(0).clip(upper=max(0.5 * np.ptp(points.y), 0.05))
+        y = np.concatenate([points.y - half, points.y + half])
+        if (points.y_half > half).any():
+            axes.set_title(
+                "long intervals are cut at the frame", loc="right", fontsize=look.venue.size - 2, color="0.4"
+            )
         x = np.concatenate([points.x, [task.float32_bits] if _near(task, points) else []])
         _pad(axes, x, y)
         if analysis.question.points == "all":
@@ -150,6 +157,8 @@ def _pareto(analysis: Analysis, look: Look) -> Figure:
         base = points[points.config == task.baseline]
         axes.plot(base.x, base.y, linestyle="none", markersize=8, zorder=5, **_BASELINE)
         lines = [_staircase(axes, steps(analysis, points))]
+        sure = points[points.on_front & points.y_half.notna()]
+        lines += [np.array([[q.x, q.y - q.y_half], [q.x, q.y + q.y_half]]) for q in sure.itertuples()]
         if task.float32_bits:
             if base.empty and _near(task, points):
                 axes.axvline(task.float32_bits, color="0.5", linewidth=0.7, linestyle=":")
@@ -191,7 +200,7 @@ def _label(
     base = points[points.config == task.baseline]
     if len(base):
         wanted.append(labels.Label("uncompressed", _places(base), {"fontsize": size}))
-    elif len(lines) > 1:
+    elif _near(task, points):
         top = axes.get_ylim()[1]
         at = [(task.float32_bits, top - share * (top - axes.get_ylim()[0])) for share in (0.1, 0.3, 0.5, 0.9)]
         wanted.append(labels.Label("float32", at, {"fontsize": size, "color": "0.4"}))
@@ -298,13 +307,24 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
         axes.step(x, median, where="post", color=style.COLOURS[0])
         axes.plot(points.x, points.y, ".", color="0.6", markersize=3, zorder=1)
         seeds = len(task.seeds)
-        axes.set_title(
-            " ".join([task.name if len(analysis.tasks) > 1 else "", f"attained by {QUARTILES[0]:.0%}, half,"])
-            + f" {QUARTILES[2]:.0%} of {seeds} seeds",
-            fontsize=look.venue.size - 1,
-        )
+        name = f"{task.name}: " if len(analysis.tasks) > 1 else ""
+        text = f"{name}{seeds} seeds: half attain the line, {QUARTILES[0]:.0%} and {QUARTILES[2]:.0%} the band's edges"
+        axes.set_title(text, fontsize=look.venue.size - 2)
 
     return _task_panels(analysis, look, one)
+
+
+def _rows(analysis: Analysis) -> list[int]:
+    """The configurations of a figure with a row each, by their bits, the tasks apart."""
+    bits = analysis.points.groupby("config").x.max()
+    order = {task.name: place for place, task in enumerate(analysis.tasks)}
+    return sorted(chosen(analysis), key=lambda config: (order[analysis.configs.task[config]], bits[config], config))
+
+
+def _say_how_many(axes: Axes, analysis: Analysis, look: Look, configs: list[int]) -> None:
+    if len(configs) < len(analysis.configs):
+        text = f"{len(configs)} of {len(analysis.configs)} configurations: the front, then the best"
+        axes.set_title(text, loc="right", fontsize=look.venue.size - 2, color="0.4")
 
 
 def _row_names(analysis: Analysis, configs: list[int]) -> list[str]:
@@ -318,18 +338,19 @@ def _row_names(analysis: Analysis, configs: list[int]) -> list[str]:
 
 
 def _targets(analysis: Analysis, look: Look) -> Figure:
-    configs = chosen(analysis)
+    configs = _rows(analysis)
     figure, panels = _figure(look.venue.width, 0.7 + 0.2 * len(configs))
     axes = panels[0, 0]
+    _say_how_many(axes, analysis, look, configs)
     targets = sorted(analysis.targets.target.unique())
     axes.set_xscale("log", base=2)
     reached = analysis.targets[analysis.targets.config.isin(configs) & (analysis.targets.reached > 0)]
     everything = reached["mean"] if len(reached) else analysis.points.x
     _pad(axes, everything.to_numpy(), np.array([0.0, len(configs) - 1]))
-    style.bits_axis(axes)
+    style.bits_axis(axes, share=0.6)  # the names take the rest
     axes.set_ylim(len(configs) - 0.5, -0.5)
     axes.set_yticks(range(len(configs)), _row_names(analysis, configs))
-    figure.supxlabel(f"{x_name(analysis)} to reach a {y_name(analysis)}", fontsize=look.venue.size)
+    axes.set_xlabel(f"{x_name(analysis)} to reach a {y_name(analysis)}", loc="right")  # below the names, where they are
     looks = style.styles([f"{target:g}" for target in targets])
     missing: dict[int, list[str]] = {}
     for row, config in enumerate(configs):
@@ -347,7 +368,8 @@ def _targets(analysis: Analysis, look: Look) -> Figure:
     for row, names in missing.items():
         axes.annotate(
             f"{', '.join(names)} not reached", (1, row), xycoords=("axes fraction", "data"), ha="right", va="center",
-            fontsize=look.venue.size - 2, color="0.4",
+            fontsize=look.venue.size - 2, color="0.4", zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     handles = [Line2D([], [], linestyle="none", label=name, **looks[name]) for name in looks]
     partly = (reached.reached < reached.n).any()
@@ -382,10 +404,13 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
         _staircase(axes, steps(analysis, points), linewidth=0.7, color="0.6")
         if len(own) <= _MOST_INTERVALS:
             _intervals(axes, own, color=look.groups[group]["color"], zorder=2.5)
+        marks = own[own.config != task.baseline]
         axes.plot(
-            own.x, own.y, linestyle="none", markersize=4, zorder=3, markeredgecolor="white", markeredgewidth=0.3,
+            marks.x, marks.y, linestyle="none", markersize=4, zorder=3, markeredgecolor="white", markeredgewidth=0.3,
             **look.groups[group],
         )  # fmt: skip
+        base = own[own.config == task.baseline]
+        axes.plot(base.x, base.y, linestyle="none", markersize=6, zorder=4, **_BASELINE)
         axes.set_title(group if len(analysis.tasks) == 1 else f"{task.name}: {group}", fontsize=look.venue.size - 1)
         if place + columns >= len(cells):
             axes.tick_params(labelbottom=True)
@@ -399,9 +424,10 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
 
 def _plans(analysis: Analysis, look: Look) -> Figure:
     """What a client sends and receives in a round, tensor by tensor."""
-    configs = chosen(analysis)
+    configs = _rows(analysis)
     figure, panels = _figure(look.venue.width, 0.9 + 0.2 * len(configs))
     axes = panels[0, 0]
+    _say_how_many(axes, analysis, look, configs)
     directions = ("uplink", "downlink") if analysis.question.x == "total" else (analysis.question.x,)
     rows = []
     for config in configs:
@@ -434,6 +460,6 @@ def _plans(analysis: Analysis, look: Look) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(2 ** math.ceil(math.log2(left.max() / 5))))
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(style.short_bits))
-    figure.supxlabel(f"{' and '.join(directions)} bits of a client and round", fontsize=look.venue.size)
+    axes.set_xlabel(f"{' and '.join(directions)} bits of a client and round", loc="right")
     figure.legend(loc="outside lower center", ncols=max(1, int(look.venue.width / 1.7)))
     return figure

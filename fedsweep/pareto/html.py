@@ -46,7 +46,7 @@ def page(analysis: Analysis) -> bytes:
             ]
             marker = {
                 "color": look["color"],
-                "symbol": _SYMBOLS[look["marker"]],
+                "symbol": ["star" if config == task.baseline else _SYMBOLS[look["marker"]] for config in own.config],
                 "size": 9,
                 "opacity": [1.0 if on else 0.35 for on in own.on_front],
             }
@@ -68,7 +68,10 @@ def page(analysis: Analysis) -> bytes:
                     name=analysis.configs.label[config], legendgroup=group, showlegend=False,
                 ), row, 2,
             )  # fmt: skip
-    figure.update_xaxes(type="log", title_text=figures.x_name(analysis))
+    every = analysis.evaluations.x
+    places = style.tick_values(0.9 * every.min(), 1.1 * every.max(), 6)
+    names = [style.short_bits(bits) for bits in places]
+    figure.update_xaxes(type="log", title_text=figures.x_name(analysis), tickvals=places, ticktext=names)
     figure.update_yaxes(title_text=figures.y_name(analysis))
     figure.update_layout(template="plotly_white", height=480 * len(analysis.tasks), title_text=analysis.selection)
     return figure.to_html(include_plotlyjs=True, full_html=True, div_id="pareto").encode()

@@ -61,6 +61,11 @@ class Sweep:
     run_ids: Sequence[str]  # MLflow's, of the complete runs, the parent's first; none where another tracker was used
     left_out: Mapping[str, int] = field(default_factory=dict)  # status -> runs
 
+    @property
+    def missing(self) -> str:
+        """What is left out, in words."""
+        return ", ".join(f"{number} {status}" for status, number in sorted(self.left_out.items()))
+
     def value(self, trial: int, key: str) -> str:
         """What a trial has for a swept key, another key of the configuration, or a group ("encoder")."""
         if key in self.points[trial]:

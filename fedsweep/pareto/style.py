@@ -91,10 +91,10 @@ def styles(names: Sequence[str]) -> dict[str, dict]:
     return {name: {"color": colour, "marker": marker} for name, colour, marker in pairs}
 
 
-def bits_axis(axes: Axes) -> None:
-    """A logarithmic x axis in bits."""
+def bits_axis(axes: Axes, share: float = 1.0) -> None:
+    """A logarithmic x axis in bits, which has this share of its part of the figure."""
     axes.set_xscale("log", base=2)
-    ticks(axes.xaxis, *axes.get_xlim(), short_bits, _room(axes))
+    ticks(axes.xaxis, *axes.get_xlim(), short_bits, max(2, int(share * _room(axes))))
 
 
 def ratio_axis(axes: Axes, float32_bits: float) -> None:
@@ -119,16 +119,20 @@ def _room(axes: Axes) -> int:
 
 def ticks(axis: Axis, low: float, high: float, text: Callable[[float, int | None], str], most: int) -> None:
     """At powers of two, in between too where there are few, at most `most` of them."""
+    axis.set_major_locator(FixedLocator(tick_values(low, high, most)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(text))
+
+
+def tick_values(low: float, high: float, most: int) -> list[float]:
+    """Where `ticks` are."""
     first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
     for parts in (1, 2, 4, 8, 16):
         found = [2.0**k * (1 + part / parts) for k in range(first, last + 1) for part in range(parts)]
         found = [value for value in found if low <= value <= high]
         if len(found) >= 3:
             break
-    found = found[:: math.ceil(len(found) / most)]
-    axis.set_major_locator(FixedLocator(found))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(text))
+    return found[:: max(1, math.ceil(len(found) / most))]
 
 
 def short_bits(bits: float, _: int | None = None) -> str:

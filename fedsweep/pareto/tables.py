@@ -119,9 +119,17 @@ def latex(analysis: Analysis, configs: Sequence[int]) -> str:
     heads += [f"on the front (of {RESAMPLES})"] if resampled else []
     left = 2 if tasks else 1
     replicates = f"{int(points.n.min())} to {int(points.n.max())}" if points.n.nunique() > 1 else f"{points.n.iloc[0]}"
+    means = f"Means over {replicates} seeds with 95 % intervals (Student's t)"
+    if points.n.max() == 1:
+        means = "Single seeds"
     return "\n".join(
         [
-            f"% Means over {replicates} seeds with 95 % intervals (Student's t); {analysis.selection}.",
+            f"% {means}; {analysis.selection}.",
+            *(
+                f"% Without runs of {sweep.name} that are not complete: {sweep.missing}."
+                for sweep in analysis.sweeps
+                if sweep.left_out
+            ),
             "% At a budget: the last evaluation within it. To a target: bits at the first evaluation that reaches it;",
             "% (k/n): by k of n seeds, whose mean it is. Needs \\usepackage{booktabs}.",
             *(

@@ -19,6 +19,9 @@ _MOST_ROWS = 15
 
 def show(analysis: Analysis) -> None:
     """Prints, for each task, its front and where the points lie."""
+    for sweep in analysis.sweeps:
+        if sweep.left_out:
+            print(f"{sweep.name}: without runs that are not complete ({sweep.missing})")
     console = Console(width=None if sys.stdout.isatty() else 110)
     for task in analysis.tasks:
         console.print(_table(analysis, task))

@@ -5,6 +5,7 @@ Both files can be read by any process at any time: they are written by rename.
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import hashlib
@@ -137,13 +138,18 @@ def as_duplicate(result: Mapping, original: int) -> dict:
 
 
 def front(trials: Sequence[Trial], objectives: Mapping[str, str]) -> set[int]:
-    """The numbers of the trials that no other dominates, by the means over their replicates."""
-    values = {trial.number: found for trial in trials if (found := trial.objectives(objectives)) is not None}
-    if not values:
-        return set()
+    """The numbers of the trials that no other one on the same data dominates, by the means over their replicates."""
     signs = np.array([-1 if direction == "maximize" else 1 for direction in objectives.values()])
-    best = on_front(np.array(list(values.values())) * signs)
-    return {number for number, on in zip(values, best, strict=True) if on}
+    tasks: dict[tuple[str, ...], dict[int, list[float]]] = collections.defaultdict(dict)
+    for trial in trials:
+        if (found := trial.objectives(objectives)) is not None:
+            data = (value for key, value in trial.point.items() if key.lstrip("+").partition(".")[0] == "dataset")
+            tasks[tuple(data)][trial.number] = found
+    best: set[int] = set()
+    for values in tasks.values():
+        on = on_front(np.array(list(values.values())) * signs)
+        best |= {number for number, it_is in zip(values, on, strict=True) if it_is}
+    return best
 
 
 def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], objectives: Mapping[str, str]) -> None:

@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000)
     port = parser.parse_args().port
     with cli.one_line_errors():
+        if not 1 <= port <= 65535:
+            raise UserError(f"--port {port}: must be from 1 to 65535")
         uri = os.environ.get("MLFLOW_TRACKING_URI") or mlflow_store.default_uri()
         path = Path(uri.removeprefix("sqlite:///"))
         if uri.startswith("sqlite:///") and not path.exists():

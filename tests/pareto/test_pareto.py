@@ -248,7 +248,7 @@ def test_equal_bits_and_equal_accuracies_are_drawn(tmp_path, pareto):
         (["latest", "--target", "high"], "--target high: must be a number"),
         (["latest", "--target", "nan"], "--target nan: must be a number"),
         (["latest", "--budget", "3 apples"], "--budget 3 apples: must be bits"),
-        (["latest", "--reference", "1Gibit"], "--reference : must be a number"),
+        (["latest", "--reference", "1Gibit"], "--reference 1Gibit: must be bits and a value"),
         (["latest", "--group", "encodr"], "encodr: widths has no such key; it sweeps encoder.bits"),
         (["latest", "--y", "validation_accuracy"], "--y validation_accuracy: no run has evaluated it"),
         (["0" * 32], "multirun_outputs/mlflow.db is not there; --tracking-uri names a store"),
@@ -303,6 +303,22 @@ def test_an_export_can_be_made_again_over_the_old_one(widths, pareto):
         json.loads((pareto("latest", "--formats", "png", "--x", "uplink") / "summary.json").read_text())["x"]
         == "uplink_bits"
     )
+
+
+def test_figures_of_an_earlier_export_do_not_stand_beside_the_provenance_of_a_later_one(widths, pareto, tmp_path):
+    pareto("latest", "--formats", "png,html")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    out = pareto("latest", "--formats", "svg")
+    assert not list(out.glob("*.png")) and not list(out.glob("*.html")) and (out / "notes.txt").exists()
+
+
+def test_the_front_of_a_sweep_over_data_sets_is_one_for_each(tmp_path):
+    points = [{"dataset": d, "encoder.bits": b} for d in ("digits", "mnist_by_writer") for b in "24"]
+    folder = handmade.sweep(
+        tmp_path / "s", points, lambda p, _: (0.9 if p["dataset"] == "digits" else 0.5, int(p["encoder.bits"]) * 10**6)
+    )
+    with (folder / "trials.csv").open() as file:
+        assert [row["on_front"] for row in csv.DictReader(file)] == ["True", "False", "True", "False"]
 
 
 @pytest.mark.parametrize("venue", style.VENUES)
