@@ -14,7 +14,7 @@ import hydra
 import mlflow
 import pytest
 
-from fedsweep import cli, environment, schema
+from fedsweep import cli, environment, schema, tracking
 
 environment.configure(schema.MapReduceRuntime("map_reduce", 2))
 
@@ -95,3 +95,13 @@ def ready_store(request, tmp_path, migrated_database) -> None:
     folder = request.getfixturevalue("fedsweep").folder if "fedsweep" in request.fixturenames else tmp_path
     (folder / "multirun_outputs").mkdir()
     shutil.copy(migrated_database, folder / "multirun_outputs" / "mlflow.db")
+
+
+@pytest.fixture
+def about(tmp_path) -> tracking.About:
+    """What a tracker must know of a run, in the test's folder."""
+    (tmp_path / "config.yaml").write_text("rounds: 2\n")
+    data = {"description": "digits", "source": "here", "sha256": "0" * 64}
+    bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
+    environment = {"command": ["fedsweep"], "git_commit": None, "data": data}
+    return tracking.About("run", tmp_path, environment, dict.fromkeys(bits, 1))

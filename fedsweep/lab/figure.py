@@ -15,12 +15,11 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
+from fedsweep.pareto.style import COLOURS, MARKERS
+
 if TYPE_CHECKING:
     from fedsweep.lab.report import Row
 
-# Okabe and Ito's colours without yellow, which is faint on white. Colours are not needed to tell markers apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
 _LINES = ("-", "--", ":", "-.")
 _EXACT = 1e-12  # errors below are drawn at the lower edge
 _FRONT = {"color": "0.75", "linewidth": 2.5, "solid_capstyle": "butt"}
@@ -80,10 +79,10 @@ def _styles(rows: Sequence[Row]) -> dict[tuple[int, str], dict]:
             continue
         place, nth = names.index(choice.encoder), drawn[choice.encoder]
         drawn[choice.encoder] += 1
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = COLOURS[place % len(COLOURS)]
         styles[choice.argument, choice.curve] = {
             "color": colour,
-            "marker": _MARKERS[place % len(_MARKERS)],
+            "marker": MARKERS[place % len(MARKERS)],
             "linestyle": _LINES[nth % len(_LINES)] if longest[choice.argument, choice.curve] > 1 else "none",
             **({"markerfacecolor": "white"} if nth % 2 else {"markeredgecolor": "white", "markeredgewidth": 0.5}),
         }

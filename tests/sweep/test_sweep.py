@@ -32,16 +32,6 @@ def alone(config, folder: Path) -> dict:
     return trial.run(config, folder, "run", RunProgress("run", config.rounds))
 
 
-def about(folder: Path) -> tracking.About:
-    """What a tracker must know of a run in this folder."""
-    (folder / "config.yaml").write_text("rounds: 2\n")
-    data = {"description": "digits", "source": "here", "sha256": "0" * 64}
-    bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
-    return tracking.About(
-        "run", folder, {"command": ["fedsweep"], "git_commit": None, "data": data}, dict.fromkeys(bits, 1)
-    )
-
-
 def rows(folder: Path) -> list[dict]:
     return list(csv.DictReader((folder / "trials.csv").open()))
 
@@ -188,12 +178,12 @@ def test_a_sweep_goes_on_without_its_tracker_when_that_fails_between_trials(conf
 
 
 @pytest.mark.usefixtures("ready_store")
-def test_a_store_that_cannot_be_written_is_one_line(config, tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_written_is_one_line(config, tmp_path, monkeypatch, about):
     monkeypatch.chdir(tmp_path)
     tracking.check(config())  # makes the database
     uri = f"sqlite:///file:{tmp_path}/multirun_outputs/mlflow.db?mode=ro&uri=true"
     with pytest.raises(UserError, match="cannot be used"):
-        tracking.start(config(f"tracker.uri='{uri}'"), about(tmp_path))
+        tracking.start(config(f"tracker.uri='{uri}'"), about)
 
 
 def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, monkeypatch):
@@ -212,11 +202,11 @@ def test_passwords_of_tracking_servers_are_written_nowhere(config, tmp_path, mon
 
 
 @pytest.mark.usefixtures("ready_store")
-def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config, tmp_path, monkeypatch):
+def test_metrics_are_sent_in_batches_that_mlflow_accepts_and_none_is_lost(config, tmp_path, monkeypatch, about):
     from fedsweep.tracking.run_folder import RoundRow
 
     monkeypatch.chdir(tmp_path)
-    tracker = tracking.start(config(), about(tmp_path))
+    tracker = tracking.start(config(), about)
     for number in range(1, 301):  # 3000 metrics
         tracker.log_round(RoundRow(number, 1.0, np.nan, 0.5, 0.25, number, number, 2 * number, 0.1))
     tracker.finish("complete")

@@ -117,15 +117,6 @@ def test_tensorboard_has_the_rounds_too(seen):
         assert logged == [(int(row["round"]), pytest.approx(float(row[column]), rel=1e-6)) for row in rounds]
 
 
-@pytest.fixture
-def about(tmp_path):
-    (tmp_path / "config.yaml").write_text("rounds: 2\n")
-    data = {"description": "digits", "source": "here", "sha256": "0" * 64}
-    bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
-    environment = {"command": ["fedsweep"], "git_commit": None, "data": data}
-    return tracking.About("run", tmp_path, environment, dict.fromkeys(bits, 1))
-
-
 @pytest.mark.usefixtures("ready_store")
 def test_runs_of_processes_that_were_killed_are_closed_and_no_others(config, tmp_path, monkeypatch, about):
     monkeypatch.chdir(tmp_path)
