@@ -52,10 +52,11 @@ def largest_positions(keys: tf.Tensor, k: int) -> tf.Tensor:
     lower = tf.where(tf.equal(upper, first), tf.bitwise.bitwise_and(patterns, (1 << 15) - 1), 1 << 15)
     second, left = _bin_of_kth(lower, 1 << 15, left)
     threshold = tf.bitwise.bitwise_or(tf.bitwise.left_shift(first, 15), second)
-    above = tf.where(patterns > threshold)[:, 0]
-    level = tf.where(tf.equal(patterns, threshold))[:left, 0]
-    positions = tf.cast(tf.sort(tf.concat([above, level], 0)), tf.int32)
-    return tf.ensure_shape(positions, [k])
+    level = tf.equal(patterns, threshold)
+    last = tf.cast(tf.where(level)[left - 1, 0], tf.int32)  # of those at the threshold that have a place
+    level = tf.logical_and(level, tf.range(tf.size(patterns)) <= last)
+    positions = tf.where(tf.logical_or(patterns > threshold, level))[:, 0]
+    return tf.ensure_shape(tf.cast(positions, tf.int32), [k])
 
 
 def _bin_of_kth(values: tf.Tensor, bins: int, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
