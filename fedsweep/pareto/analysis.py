@@ -18,7 +18,6 @@ from fedsweep.errors import UserError
 from fedsweep.pareto.front import attainment, hypervolume, on_front
 from fedsweep.pareto.load import Sweep
 
-DIRECTIONS = ("uplink", "downlink", "total")
 RESAMPLES = 1000
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -27,7 +26,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 class Question:
     """What is asked of the sweeps."""
 
-    x: str = "total"  # of DIRECTIONS: whose bits
+    x: str = "total"  # whose bits: uplink, downlink or total
     y: str = "test_accuracy"  # of METRICS
     group: str = "encoder"  # the key whose values tell colours, markers and panels apart
     points: str = "final"  # final: a run is its last evaluation; all: every evaluation is an operating point
@@ -100,6 +99,7 @@ def analyse(sweeps: Sequence[Sweep], question: Question) -> Analysis:
     rounds = pd.concat(
         [sweep.rounds.assign(sweep=place) for place, sweep in enumerate(sweeps)], ignore_index=True
     ).merge(runs, on=["sweep", "trial", "replicate"])
+    configs["uncompressed"] = _uncompressed(configs, rounds, sweeps)
     select = _selected_by(rounds, question)
     table = rounds[rounds[question.y].notna()]
     evaluations = pd.DataFrame(
@@ -114,10 +114,8 @@ def analyse(sweeps: Sequence[Sweep], question: Question) -> Analysis:
     ).sort_values(["config", "replicate", "round"], ignore_index=True)
     if evaluations.empty:
         raise UserError(f"--y {question.y}: no run has evaluated it; see evaluate_every, or choose another metric")
-    operating = evaluations
-    if question.points == "final":
-        operating = evaluations.groupby(["config", "replicate"], as_index=False).last()
     finals = evaluations.groupby(["config", "replicate"], as_index=False).last()
+    operating = finals if question.points == "final" else evaluations
     budgets = question.budgets if question.budgets is not None else _usual_budgets(finals)
     targets = question.targets if question.targets is not None else _usual_targets(finals, question)
     points, tasks = [], []
@@ -173,7 +171,8 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
             for replicate in replicates[trial]:
                 runs.append((place, trial, replicate, known[same], sweep.seeds[trial, replicate]))
     if not rows:
-        raise UserError(f"{', '.join(sweep.name for sweep in sweeps)}: {_nothing(sweeps)}")
+        said = "; ".join(f"{sweep.name}: no run is complete ({sweep.missing or 'none has begun'})" for sweep in sweeps)
+        raise UserError(f"{said}; nothing to show")
     configs = pd.DataFrame(rows)
     if (configs.group == "").all():  # no trial of any sweep has it: the first one says so
         sweeps[0].value(configs.trial[0], question.group)
@@ -181,23 +180,17 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
     keys = tuple(key for key in swept if configs[key].nunique() > 1)
     configs["task"] = _shortened(configs.task)
     _label(configs, keys, question.group, sweeps)
-    finals = pd.DataFrame(runs, columns=["sweep", "trial", "replicate", "config", "seed"])
-    final_bits = pd.concat([s.rounds.assign(sweep=place) for place, s in enumerate(sweeps)]).merge(
-        finals, on=["sweep", "trial", "replicate"]
-    )
-    sent = final_bits.groupby("config")[["uplink_bits", "downlink_bits"]].max()
+    return configs, pd.DataFrame(runs, columns=["sweep", "trial", "replicate", "config", "seed"]), keys
+
+
+def _uncompressed(configs: pd.DataFrame, rounds: pd.DataFrame, sweeps: Sequence[Sweep]) -> list[bool]:
+    """Which configurations have sent as many bits as float32 takes, in both directions."""
+    sent = rounds.groupby("config")[["uplink_bits", "downlink_bits"]].max()
     plain = [sweeps[row.sweep].float32[row.trial] for row in configs.itertuples()]
-    configs["uncompressed"] = [
+    return [
         (up, down) == (float32.uplink, float32.downlink)
         for (up, down), float32 in zip(sent.itertuples(index=False), plain, strict=True)
     ]
-    return configs, finals, keys
-
-
-def _nothing(sweeps: Sequence[Sweep]) -> str:
-    left_out = pd.Series({k: v for sweep in sweeps for k, v in sweep.left_out.items()}, dtype=int)
-    said = ", ".join(f"{number} {status}" for status, number in left_out.items())
-    return f"no run is complete ({said or 'none has begun'}); nothing to show"
 
 
 def _value(sweep: Sweep, trial: int, key: str) -> str:

@@ -314,17 +314,17 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
     return _task_panels(analysis, look, one)
 
 
-def _rows(analysis: Analysis) -> list[int]:
-    """The configurations of a figure with a row each, by their bits, the tasks apart."""
+def _row_figure(analysis: Analysis, look: Look, room: float) -> tuple[Figure, Axes, list[int]]:
+    """A figure with a row a configuration, by their bits, the tasks apart; `room`: inches beside the rows."""
     bits = analysis.points.groupby("config").x.max()
     order = {task.name: place for place, task in enumerate(analysis.tasks)}
-    return sorted(chosen(analysis), key=lambda config: (order[analysis.configs.task[config]], bits[config], config))
-
-
-def _say_how_many(axes: Axes, analysis: Analysis, look: Look, configs: list[int]) -> None:
+    configs = sorted(chosen(analysis), key=lambda config: (order[analysis.configs.task[config]], bits[config], config))
+    figure, panels = _figure(look.venue.width, room + 0.2 * len(configs))
+    axes = panels[0, 0]
     if len(configs) < len(analysis.configs):
         text = f"{len(configs)} of {len(analysis.configs)} configurations: the front, then the best"
         axes.set_title(text, loc="right", fontsize=look.venue.size - 2, color="0.4")
+    return figure, axes, configs
 
 
 def _row_names(analysis: Analysis, configs: list[int]) -> list[str]:
@@ -338,10 +338,7 @@ def _row_names(analysis: Analysis, configs: list[int]) -> list[str]:
 
 
 def _targets(analysis: Analysis, look: Look) -> Figure:
-    configs = _rows(analysis)
-    figure, panels = _figure(look.venue.width, 0.7 + 0.2 * len(configs))
-    axes = panels[0, 0]
-    _say_how_many(axes, analysis, look, configs)
+    figure, axes, configs = _row_figure(analysis, look, 0.7)
     targets = sorted(analysis.targets.target.unique())
     axes.set_xscale("log", base=2)
     reached = analysis.targets[analysis.targets.config.isin(configs) & (analysis.targets.reached > 0)]
@@ -424,10 +421,7 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
 
 def _plans(analysis: Analysis, look: Look) -> Figure:
     """What a client sends and receives in a round, tensor by tensor."""
-    configs = _rows(analysis)
-    figure, panels = _figure(look.venue.width, 0.9 + 0.2 * len(configs))
-    axes = panels[0, 0]
-    _say_how_many(axes, analysis, look, configs)
+    figure, axes, configs = _row_figure(analysis, look, 0.9)
     directions = ("uplink", "downlink") if analysis.question.x == "total" else (analysis.question.x,)
     rows = []
     for config in configs:

@@ -50,7 +50,6 @@ def question(record: Record) -> dict[str, str]:
     metrics = [metric for metric in record.objectives if not metric.endswith("_bits")]
     groups = [key for key in record.space if key in record.config and isinstance(record.config[key], dict)]
     group = "encoder" if "encoder" in groups or not groups else groups[0]
-    y = (
-        metrics[0].replace("validation_", "test_") if metrics else "test_accuracy"
-    )  # selected by one, reported by the other
+    # What the validation set chooses, the test set reports.
+    y = metrics[0].replace("validation_", "test_") if metrics else "test_accuracy"
     return {"x": ways[0] if ways else "total", "y": y, "group": group}

@@ -273,6 +273,14 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, widths, pareto, migr
     assert not (tmp_path / "out").exists()
 
 
+def test_each_of_several_sweeps_says_why_it_has_nothing(tmp_path):
+    ended = {"a": {0: "failed", 1: "failed"}, "b": {0: "failed", 1: "diverged"}}
+    for name, statuses in ended.items():
+        handmade.sweep(tmp_path / name, [{"seed": "1"}, {"seed": "2"}], lambda *_: (0.9, 10**6), statuses=statuses)
+    with pytest.raises(UserError, match=r"a: no run is complete \(2 failed\); b: no run .* \(1 diverged, 1 failed\)"):
+        ask(tmp_path / "a", tmp_path / "b")
+
+
 def test_latest_is_there_only_when_a_sweep_is(pareto, capsys):
     with pytest.raises(SystemExit):
         pareto("latest")
