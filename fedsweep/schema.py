@@ -268,6 +268,7 @@ class DominancePruner:
 
 @dataclass
 class Sweep:
+    grids: list[list[str]] | None
     n_trials: int | None
     grid_limit: int
     objectives: list[str] | None

@@ -155,7 +155,7 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
         first = next(iter(sweep.points), None)
         known_task = _data_set(sweep, first) if one_task and first is not None else None
         for trial, point in sweep.points.items():
-            same = (place, *(value for key, value in point.items() if key != "seed"))
+            same = (place, *(item for item in point.items() if item[0] != "seed"))
             if same not in known:
                 known[same] = len(rows)
                 rows.append(

@@ -70,6 +70,8 @@ class Sweep:
         """What a trial has for a swept key, another key of the configuration, or a group ("encoder")."""
         if key in self.points[trial]:
             return self.points[trial][key]
+        if key in self.keys:  # of another one of the sweep's grids
+            return ""
         settings = self.settings(trial)
         for name in (key, f"{key}.name"):
             if name in settings:
@@ -129,7 +131,7 @@ def from_folder(folder: Path) -> Sweep:
         first.setdefault(trial, place)
     keys = tuple(key.lstrip("+") for key in columns)
     points = {
-        int(trial): dict(zip(keys, values, strict=True))
+        int(trial): {key: value for key, value in zip(keys, values, strict=True) if value}
         for trial, *values in complete.drop_duplicates("trial")[["trial", *columns]].itertuples(index=False)
     }
     seed = {trial: int(point.get("seed", base["seed"])) for trial, point in points.items()}

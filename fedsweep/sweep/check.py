@@ -37,6 +37,7 @@ class Request:
     """What Hydra hands over."""
 
     overrides: Sequence[Override]  # of hydra.sweeper.params, then of the command line
+    grids: Sequence[Sequence[Override]]  # of sweep.grids
     compose: Callable[[Sequence[str]], DictConfig]  # overrides -> configuration, without Hydra's own part
     folder: str  # hydra.sweep.dir
     multirun: DictConfig  # what multirun.yaml holds
@@ -71,7 +72,7 @@ def check(request: Request) -> Checked:
     Raises:
       UserError: for the first thing that is wrong.
     """
-    space = spaces.parse(request.overrides)
+    space = spaces.parse(request.overrides, request.grids)
     for dimension in space.dimensions:
         key = dimension.lstrip("+")
         for name, reason in _UNSWEPT.items():
@@ -81,7 +82,7 @@ def check(request: Request) -> Checked:
     settings = first.sweep
     if first.replicates > 1 and _sweeps_seed(space):
         raise UserError(f"seed: cannot be swept with replicates={first.replicates}, which are seed, seed + 1, ...")
-    enumerated = space.size <= settings.grid_limit
+    enumerated = bool(space.grids) or space.size <= settings.grid_limit
     if enumerated:
         n_trials = min(int(space.size), settings.n_trials or int(space.size))
         points = list(itertools.islice(space.points(), n_trials))

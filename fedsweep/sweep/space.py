@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,37 +78,61 @@ class Interval:
 Dimension = Choices | Range | Interval
 
 
+Grid = dict[str, tuple[str, ...]]  # key -> its values
+
+
 @dataclass(frozen=True)
 class Space:
-    """What the command line (and hydra.sweeper.params) says: fixed overrides, and dimensions by key."""
+    """What the command line (and hydra.sweeper.params) says: fixed overrides, and dimensions by key.
+
+    With `grids` (sweep.grids) the space is the union of grids that vary different keys: each point is one of the
+    dimensions `shared` by all, and one of some grid; keys of other grids are not in it.
+    """
 
     overrides: dict[str, str | None]  # in order; None: the key is a dimension
     dimensions: dict[str, Dimension]
     orders: dict[str, tuple[int, ...]]  # of shuffled dimensions: indices in the order of enumeration
+    grids: tuple[Grid, ...] = ()
 
     @property
     def size(self) -> float:
         """The number of points; infinite with an interval."""
+        if self.grids:
+            return len(list(self.points()))
         return math.prod(dimension.count for dimension in self.dimensions.values())
 
     def points(self) -> Iterator[Point]:
         """Every point of a finite space exactly once: the last key varies fastest, as in Hydra's own sweeper."""
-        axes = [
-            [dimension.values[k] for k in self.orders[key]] if key in self.orders else dimension.values
+        own = {key for grid in self.grids for key in grid}
+        shared = {
+            key: [dimension.values[k] for k in self.orders[key]] if key in self.orders else dimension.values
             for key, dimension in self.dimensions.items()
-        ]
-        for values in itertools.product(*axes):
-            yield dict(zip(self.dimensions, values, strict=True))
+            if key not in own
+        }
+        seen = set()
+        for grid in self.grids or ({},):
+            axes = {**shared, **grid}
+            for values in itertools.product(*axes.values()):
+                point = dict(zip(axes, values, strict=True))
+                if (items := frozenset(point.items())) not in seen:
+                    seen.add(items)
+                    yield point
 
     def probes(self) -> list[Point]:
         """Points that together hold every value of short dimensions and the ends of long ones, for early checks."""
+        if self.grids:
+            return list(self.points())
         ends = {key: _ends(dimension) for key, dimension in self.dimensions.items()}
         first = {key: values[0] for key, values in ends.items()}
         return [first, *({**first, key: value} for key, values in ends.items() for value in values[1:])]
 
     def arguments(self, point: Mapping[str, str]) -> list[str]:
         """All overrides with the point's values."""
-        return [f"{key}={point[key]}" if text is None else text for key, text in self.overrides.items()]
+        return [
+            f"{key}={point[key]}" if text is None else text
+            for key, text in self.overrides.items()
+            if text is not None or key in point
+        ]
 
     def describe(self) -> dict[str, list[str] | str]:
         """For sweep.yaml: the values of each dimension, or what they lie between."""
@@ -126,11 +150,13 @@ def _ends(dimension: Dimension) -> list[str]:
     return list(dimension.values)
 
 
-def parse(overrides: Sequence[Override]) -> Space:
+def parse(overrides: Sequence[Override], grids: Iterable[Sequence[Override]] = ()) -> Space:
     """The space of parsed overrides. Of two for the same key the later counts, in the earlier's place.
 
+    `grids` are those of sweep.grids; what `overrides` say of a key counts in all of them.
+
     Raises:
-      UserError: a dimension is empty, upside down, or logarithmic where it cannot be.
+      UserError: a dimension is empty, upside down, or logarithmic where it cannot be; grids are to be searched.
     """
     texts: dict[str, str | None] = {}
     dimensions: dict[str, Dimension] = {}
@@ -148,7 +174,32 @@ def parse(overrides: Sequence[Override]) -> Space:
             # by the key: a shuffle that repeats, so a sweep can be resumed
             rng = np.random.default_rng([seeds.Stream.SEARCH, *key.encode()])
             orders[key] = tuple(int(k) for k in rng.permutation(dimensions[key].count))
-    return Space(texts, {key: dimensions[key] for key, text in texts.items() if text is None}, orders)
+    shared = {key: dimensions[key] for key, text in texts.items() if text is None}
+    found = [_grid(grid, known=texts) for grid in grids]
+    if found and (endless := [key for key, dimension in shared.items() if isinstance(dimension, Interval)]):
+        raise UserError(f"{endless[0]}={shared[endless[0]]}: sweep.grids are enumerated, which an interval cannot be")
+    values: dict[str, dict[str, None]] = {}
+    for grid in found:
+        for key, own in grid.items():
+            values.setdefault(key, {}).update(dict.fromkeys(own))
+    union = {key: Choices(tuple(own)) for key, own in values.items()}
+    return Space(texts | dict.fromkeys(union), shared | union, orders, tuple(found))
+
+
+def _grid(overrides: Sequence[Override], known: Mapping[str, str | None]) -> Grid:
+    """One grid of sweep.grids, without the keys that are known from elsewhere."""
+    grid = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if key in known:
+            continue
+        if not override.is_sweep_override():
+            grid[key] = (override.get_value_element_as_str(),)
+        elif (values := getattr(_dimension(key, override), "values", None)) is not None:
+            grid[key] = values
+        else:
+            raise UserError(f"sweep.grids: {override.input_line}: is no list of values")
+    return grid
 
 
 def _dimension(key: str, override: Override) -> Dimension:

@@ -102,7 +102,11 @@ class Study:
         return study
 
     def _point(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Point:
-        return {key: _text(dimension, trial.params[key]) for key, dimension in self._dimensions.items()}
+        return {
+            key: _text(dimension, trial.params[key])
+            for key, dimension in self._dimensions.items()
+            if key in trial.params  # of several grids each point has its own keys
+        }
 
     def draw(self, fixed: Point | None = None) -> Point:
         """The point of the next trial: what was drawn before, the given one of an enumerated space, or a new draw.
@@ -114,7 +118,7 @@ class Study:
             self._numbers.append(self._before[number].number)
             return self._expected[number]
         self._study.sampler = self._sampler(number, fixed)
-        self._pending = self._study.ask(self._distributions)
+        self._pending = self._study.ask({key: self._distributions[key] for key in fixed or self._distributions})
         self._numbers.append(self._pending.number)
         point = self._point(self._pending)
         if number < len(self._expected) and point != self._expected[number]:

@@ -24,7 +24,7 @@ class Row:
 
 def show_trials(trials: Sequence[Trial]) -> None:
     """A row a trial, means over its replicates."""
-    rows = []
+    rows, keys = [], [key for trial in trials for key in trial.point]
     for trial in trials:
         runs = trial.rows()
         if runs:
@@ -32,7 +32,7 @@ def show_trials(trials: Sequence[Trial]) -> None:
             for key in ("test_accuracy", "uplink_bits", "downlink_bits", "uplink_ratio", "downlink_ratio"):
                 values = [run[key] for run in runs if run.get(key) is not None]
                 result[key] = sum(values) / len(values) if values else None
-            rows.append(Row({"trial": str(trial.number), **trial.point}, result))
+            rows.append(Row({"trial": str(trial.number), **dict.fromkeys(keys, ""), **trial.point}, result))
     if rows:
         show(rows)
 
@@ -51,7 +51,7 @@ def show_plans(engine: Engine) -> None:
         if sent:
             parts = zip((*sent, sum(sent)), (*coded, any(coded)), strict=True)
             bits = [format_bits(number) + (" + code" if more else "") for number, more in parts]
-        table.add_row(str(trial.number), *trial.point.values(), *bits, note)
+        table.add_row(str(trial.number), *(trial.point.get(key, "") for key in engine.record.space), *bits, note)
     console = _console()
     console.print(table)
     record = engine.record

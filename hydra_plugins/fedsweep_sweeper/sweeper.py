@@ -43,11 +43,13 @@ class FedsweepSweeper(Sweeper):
         cli.refuse_chdir(self._config.hydra)
         cli.refuse_subdir(self._config.hydra)
         params = [f"{key}={value}" for key, value in self._params.items()]
-        overrides = OverridesParser.create(config_loader=self._loader).parse_overrides([*params, *arguments])
+        parse = OverridesParser.create(config_loader=self._loader).parse_overrides
+        overrides = parse([*params, *arguments])
         own = isinstance(self._launcher, FedsweepLocalLauncher)
         session.run(
             check.Request(
                 overrides,
+                [parse(list(grid)) for grid in self._config.sweep.grids or ()],
                 self._compose,
                 folder=self._config.hydra.sweep.dir,
                 multirun=self._config,
