@@ -37,11 +37,13 @@ def stock_round(data, bits: int):
 
     from fedsweep.federated import cohort
 
+    config = _config(bits, "map_reduce")  # for the cohort
+
     def model_fn():
         layers = tf.keras.layers
         model = tf.keras.Sequential(
             [
-                layers.InputLayer(data.spec.image_shape),
+                layers.InputLayer(data.spec.input_shape),
                 layers.Conv2D(32, 5, padding="same", activation="relu"),
                 layers.MaxPool2D(),
                 layers.Conv2D(64, 5, padding="same", activation="relu"),
@@ -55,7 +57,7 @@ def stock_round(data, bits: int):
             model,
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=[tf.keras.metrics.SparseCategoricalAccuracy()],
-            input_spec=(tf.TensorSpec([None, *data.spec.image_shape]), tf.TensorSpec([None], tf.int32)),
+            input_spec=(tf.TensorSpec([None, *data.spec.input_shape]), tf.TensorSpec([None], tf.int32)),
         )
 
     process = tff.learning.algorithms.build_weighted_fed_avg(
@@ -70,9 +72,9 @@ def stock_round(data, bits: int):
 
     def run(number: int) -> None:
         nonlocal state
-        clients = cohort.sample(data, CLIENTS, SEED, number)
+        clients, _ = cohort.sample(data, config, number)
         sequences = [
-            tf.data.Dataset.from_tensor_slices((c.images, c.labels)).shuffle(len(c.labels)).batch(BATCH)
+            tf.data.Dataset.from_tensor_slices((c.inputs, c.labels)).shuffle(len(c.labels)).batch(BATCH)
             for c in clients
         ]
         state = process.next(state, sequences).state
@@ -80,20 +82,27 @@ def stock_round(data, bits: int):
     return run
 
 
-def fedsweep_round(data, bits: int, name: str):
+def _config(bits: int, name: str):
     import hydra
 
-    from fedsweep import cli, environment, schema
+    from fedsweep import cli, schema
 
     with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
         overrides = ["dataset=mnist_by_writer", "model=cnn", f"encoder.bits={bits}", f"runtime={name}"]
-        config = schema.check(hydra.compose("config", overrides))
+        overrides += [f"clients_per_round={CLIENTS}", f"client_batch_size={BATCH}", f"seed={SEED}"]
+        return schema.check(hydra.compose("config", overrides))
+
+
+def fedsweep_round(data, bits: int, name: str):
+    from fedsweep import environment
+
+    config = _config(bits, name)
     environment.configure(config.runtime)
     from fedsweep import models, runtime
     from fedsweep.federated import cohort
 
-    running = runtime.start(config, models.build("cnn", data.spec), len(data.client_ids))
-    return lambda number: running.round(cohort.sample(data, CLIENTS, SEED, number))
+    running = runtime.start(config, models.build(config.model, data.spec), len(data.client_ids))
+    return lambda number: running.round(*cohort.sample(data, config, number))
 
 
 def worker(column: str, bits: int) -> None:
@@ -103,7 +112,7 @@ def worker(column: str, bits: int) -> None:
     from fedsweep import datasets, schema
 
     started = time.monotonic()
-    data = datasets.load(schema.WriterData("mnist_by_writer", None), SEED)
+    data = datasets.load(schema.WriterData("mnist_by_writer", 0.0, None), SEED)
     run = stock_round(data, bits) if column == "stock" else fedsweep_round(data, bits, column)
     print(json.dumps({"start": time.monotonic() - started}), flush=True)
     for line in sys.stdin:

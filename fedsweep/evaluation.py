@@ -1,4 +1,4 @@
-"""Loss and accuracy of model weights on examples that no client holds."""
+"""Loss and accuracy of model weights on held-out examples."""
 
 from __future__ import annotations
 
@@ -9,65 +9,83 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_federated as tff
 
-from fedsweep.datasets import FederatedDataset
-from fedsweep.models import Model
+from fedsweep.datasets import Examples, FederatedDataset
+from fedsweep.models import Model, scoring
+from fedsweep.runtime.graphs import as_function
 
 _BATCH = 500  # examples; small enough that several threads share even a small test set
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}  # of the accuracies of single clients
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the examples."""
+    """Means over labels (of an image one, of text one a token but for padding)."""
 
     loss: float
     accuracy: float
+    quantiles: dict[str, float] | None  # QUANTILES over clients; None where examples are nobody's
 
 
 @functools.lru_cache(maxsize=2)
-def _sums(model: Model) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """The function from (weights, images, labels) to the sum of losses and the number of hits."""
+def _scores(model: Model) -> Callable[..., Sequence[tf.Tensor]]:
+    """The function from (weights, inputs, labels) to the sum of losses, the number of labels that it is a sum over and,
+    of each example, hits and labels that count."""
+    spec = model.spec
+    shape = [None, *(spec.input_shape if spec.text else ())]
 
-    @tf.function(
-        input_signature=[
-            [weight.spec for weight in model.weights],
-            tf.TensorSpec([None, *model.image_shape], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-        ]
+    @tff.tensorflow.computation(
+        tuple(tff.TensorType(np.float32, weight.shape) for weight in model.weights),
+        tff.TensorType(np.int32 if spec.text else np.float32, [None, *spec.input_shape]),
+        tff.TensorType(np.int32, shape),
     )
-    def sums(weights, images, labels):
-        logits = model.logits(weights, images)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
-        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.int32))
+    def scores(weights, inputs, labels):
+        found = scoring.score(spec, model.logits(weights, inputs, None), labels)
+        inside = list(range(1, len(shape)))
+        hits, counted = (tf.reduce_sum(part, inside) for part in (found.hits, found.counted))
+        return tf.reduce_sum(found.losses), tf.reduce_sum(found.trained), hits, counted
 
-    return sums.get_concrete_function()  # traced once a model, which TensorFlow would warn of
+    return as_function(scores)
 
 
 class Evaluator:
     """Evaluates in `threads` threads, a batch each; sums in the order of the batches, so results repeat bit for bit."""
 
     def __init__(self, model: Model, dataset: FederatedDataset, threads: int):
-        self._dataset, self._threads, self._sums = dataset, threads, _sums(model)
+        self._dataset, self._threads, self._scores = dataset, threads, _scores(model)
 
     def test(self, weights: Sequence[np.ndarray]) -> Evaluation:
-        return self._evaluate(weights, self._dataset.test_images, self._dataset.test_labels)
+        return self._evaluate(weights, self._dataset.test)
 
     def validate(self, weights: Sequence[np.ndarray]) -> Evaluation | None:
         """None where the data set has no validation set."""
-        if not len(self._dataset.validation_labels):
-            return None
-        return self._evaluate(weights, self._dataset.validation_images, self._dataset.validation_labels)
+        return self._evaluate(weights, self._dataset.validation) if len(self._dataset.validation) else None
 
-    def _evaluate(self, weights: Sequence[np.ndarray], pixels: np.ndarray, labels: np.ndarray) -> Evaluation:
+    def _evaluate(self, weights: Sequence[np.ndarray], examples: Examples) -> Evaluation:
         tensors = [tf.constant(weight) for weight in weights]
 
-        def batch(start: int) -> tuple[float, int]:
-            rows = slice(start, start + _BATCH)
-            images = self._dataset.scaled(pixels[rows])
-            loss, hits = self._sums(tensors, tf.constant(images), tf.constant(labels[rows]))
-            return float(loss), int(hits)
+        def batch(start: int) -> list[np.ndarray]:
+            rows = examples.rows(slice(start, start + _BATCH))
+            inputs = tf.constant(self._dataset.scaled(rows.inputs))
+            return [tensor.numpy() for tensor in self._scores(*tensors, inputs, tf.constant(rows.labels))]
 
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            losses, hits = zip(*pool.map(batch, range(0, len(labels), _BATCH)), strict=True)
-        return Evaluation(sum(losses) / len(labels), sum(hits) / len(labels))
+            parts = zip(*pool.map(batch, range(0, len(examples), _BATCH)), strict=True)
+        losses, labels, hits, counted = (np.hstack(part).astype(np.float64) for part in parts)
+        return Evaluation(
+            loss=_share(losses, labels),
+            accuracy=_share(hits, counted),
+            quantiles=None if examples.clients is None else _by_client(examples.clients, hits, counted),
+        )
+
+
+def _share(part: np.ndarray, of: np.ndarray) -> float:
+    return float(part.sum() / of.sum()) if of.any() else 0.0
+
+
+def _by_client(clients: np.ndarray, hits: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+    """Quantiles of the accuracies of the clients that have a label that counts."""
+    hit, of = (np.bincount(clients, part) for part in (hits, counted))
+    accuracies = hit[of > 0] / of[of > 0]
+    return {name: float(np.quantile(accuracies, at)) if len(accuracies) else 0.0 for name, at in QUANTILES.items()}

@@ -82,7 +82,7 @@ def plan(config: schema.Config) -> dict:
     from fedsweep import datasets, models
     from fedsweep.federated import plan as planning
 
-    model = models.build(config.model.name, datasets.spec(config.dataset))
+    model = models.build(config.model, datasets.spec(config.dataset))
     return planning.of(config, model, lambda: datasets.population(config.dataset, config.seed)).as_dict()
 
 

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
         from fedsweep import datasets, models
         from fedsweep.federated import plan as planning
 
-        model = models.build(config.model.name, datasets.spec(config.dataset))
+        model = models.build(config.model, datasets.spec(config.dataset))
         show(config, model, planning.of(config, model, lambda: datasets.population(config.dataset, config.seed)))
 
 
@@ -48,7 +48,7 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
     )
     up = _table("Uplink: what a client sends", plan.uplink)
     _summary(up, "weight", planning.WEIGHT_BITS, planning.WEIGHT_BITS)
-    _summary(up, "metrics", planning.METRICS_BITS, planning.METRICS_BITS)
+    _summary(up, "metrics", plan.metrics_bits, plan.metrics_bits)
     _summary(up, "total", plan.uplink_bits, plan.float32_uplink_bits, plan.uplink)
     down = _table("Downlink: what the server sends", plan.downlink)
     if parameters := sum(tensor.parameter_bits for tensor in plan.uplink):

@@ -24,12 +24,20 @@ VALUES = (  # what a sparsifier's values can be encoded with
     "natural",
 )  # fmt: skip
 CODES = ("packed", "huffman", "range", "elias_gamma", "elias_delta", "golomb_rice", "zero_run")
+PARTITIONS = ("dirichlet", "iid", "shards", "quantity")
+TEXT_MODELS = ("char_lstm", "word_lstm")
+LR_SCHEDULES = ("constant", "linear", "cosine", "exponential")
+SAMPLINGS = ("uniform", "fixed", "cyclic")
+WEIGHTINGS = ("examples", "uniform")
 # What a sweep can optimize: the columns of rounds.csv that are no times and no counters.
 METRICS = (
     "train_loss",
     "train_accuracy",
     "test_loss",
     "test_accuracy",
+    "test_accuracy_p10",
+    "test_accuracy_p50",
+    "test_accuracy_p90",
     "validation_loss",
     "validation_accuracy",
     "uplink_bits",
@@ -176,19 +184,73 @@ class UpdateRange(Schedule):
 
 
 @dataclass
-class DigitsData:
+class Dataset:
     name: str
-    clients: int
-    alpha: float
-    test_fraction: float
     validation_fraction: float
 
 
 @dataclass
-class WriterData:
-    name: str
+class Partitioned(Dataset):
+    """Data without clients of its own."""
+
+    partition: str
+    clients: int
+    alpha: float
+    shards: int
+
+
+@dataclass
+class DigitsData(Partitioned):
+    test_fraction: float
+
+
+@dataclass
+class IdxData(Partitioned):
+    train_images: str
+    train_labels: str
+    test_images: str
+    test_labels: str
+
+
+@dataclass
+class ArraysData(Partitioned):
+    file: str
+
+
+@dataclass
+class WriterData(Dataset):
     dir: str | None
-    validation_fraction: float
+
+
+@dataclass
+class TinyShakespeareData(Dataset):
+    dir: str | None
+    sequence_length: int
+    test_fraction: float
+
+
+@dataclass
+class TffData(Dataset):
+    """What one of TFF's own loaders opens."""
+
+    dir: str | None
+    test_examples: int | None
+
+
+@dataclass
+class EmnistData(TffData):
+    classes: int
+
+
+@dataclass
+class ShakespeareData(TffData):
+    sequence_length: int
+
+
+@dataclass
+class StackOverflowData(TffData):
+    sequence_length: int
+    vocabulary: int
 
 
 @dataclass
@@ -197,10 +259,25 @@ class Model:
 
 
 @dataclass
+class KerasModel(Model):
+    maker: str  # module:function, of a DataSpec, which returns a Keras model
+
+
+@dataclass
 class Optimizer:
+    """What all optimizers have; a choice's own fields are in its subclass."""
+
     name: str
     client_lr: float
     server_lr: float
+    client_momentum: float
+    client_weight_decay: float
+    client_clip: float | None
+    update_clip: float | None
+    client_schedule: str
+    client_warmup: int
+    server_schedule: str
+    server_warmup: int
 
 
 @dataclass
@@ -210,9 +287,27 @@ class Momentum(Optimizer):
 
 @dataclass
 class Adam(Optimizer):
+    """Adam and Yogi."""
+
     beta_1: float
     beta_2: float
     epsilon: float
+
+
+@dataclass
+class Adagrad(Optimizer):
+    epsilon: float
+    initial_accumulator: float
+
+
+@dataclass
+class Proximal(Optimizer):
+    proximal: float
+
+
+@dataclass
+class MimeLite(Optimizer):
+    momentum: float
 
 
 @dataclass
@@ -304,6 +399,10 @@ class Config:
     clients_per_round: int
     client_epochs: int
     client_batch_size: int
+    client_max_examples: int | None
+    client_sampling: str
+    client_dropout: float
+    client_weighting: str
     seed: int
     evaluate_every: int
     replicates: int
@@ -369,9 +468,31 @@ GROUPS: dict[str, dict[str, type]] = {
         "update_range": UpdateRange,
         "client_weight": Schedule,
     },
-    "dataset": {"digits": DigitsData, "mnist_by_writer": WriterData},
-    "model": {"cnn": Model, "2nn": Model, "cnn_small": Model},
-    "optimizer": {"fedavg": Optimizer, "fedavgm": Momentum, "fedadam": Adam},
+    "dataset": {
+        "digits": DigitsData,
+        "mnist_by_writer": WriterData,
+        "emnist": EmnistData,
+        "cifar100": TffData,
+        "shakespeare": ShakespeareData,
+        "stackoverflow": StackOverflowData,
+        "tiny_shakespeare": TinyShakespeareData,
+        "idx": IdxData,
+        "arrays": ArraysData,
+    },
+    "model": {
+        **dict.fromkeys(("cnn", "2nn", "cnn_small", "cnn_dropout", "resnet18", "logistic_regression"), Model),
+        **dict.fromkeys(TEXT_MODELS, Model),
+        "keras": KerasModel,
+    },
+    "optimizer": {
+        "fedavg": Optimizer,
+        "fedavgm": Momentum,
+        "fedadam": Adam,
+        "fedyogi": Adam,
+        "fedadagrad": Adagrad,
+        "fedprox": Proximal,
+        "mime_lite": MimeLite,
+    },
     "runtime": {"map_reduce": MapReduceRuntime, "tff": TffRuntime},
     "sweep/sampler": {
         "tpe": StartupSampler,
@@ -451,29 +572,91 @@ def _check_ranges(config: Config) -> None:
             _check_encoder(group, getattr(config, group))
     _check_composition(config)
 
-    optimizer = config.optimizer
-    for key in ("client_lr", "server_lr"):
-        rate = getattr(optimizer, key)
-        _require(math.isfinite(rate) and rate > 0, f"optimizer.{key}", rate, "a finite number above 0")
-    for key in ("momentum", "beta_1", "beta_2"):
-        if hasattr(optimizer, key):
-            decay = getattr(optimizer, key)
-            _require(0 <= decay < 1, f"optimizer.{key}", decay, "in [0, 1)")
-    if hasattr(optimizer, "epsilon"):
-        epsilon = optimizer.epsilon
-        _require(math.isfinite(epsilon) and epsilon > 0, "optimizer.epsilon", epsilon, "a finite number above 0")
-
-    validation = config.dataset.validation_fraction
-    _require(0 <= validation < 1, "dataset.validation_fraction", validation, "from 0 to below 1")
-    if isinstance(config.dataset, DigitsData):
-        dataset = config.dataset
-        _require(dataset.clients >= 1, "dataset.clients", dataset.clients, "at least 1")
-        _require(math.isfinite(dataset.alpha) and dataset.alpha > 0, "dataset.alpha", dataset.alpha, "above 0")
-        _require(0 < dataset.test_fraction < 1, "dataset.test_fraction", dataset.test_fraction, "between 0 and 1")
-    if isinstance(config.dataset, WriterData):
-        _require(config.dataset.dir != "", "dataset.dir", "", "a folder, or null")
+    _check_cohorts(config)
+    _check_optimizer(config)
+    _check_dataset(config.dataset)
+    _check_model(config)
     if isinstance(config.runtime, MapReduceRuntime) and config.runtime.threads is not None:
         _require(config.runtime.threads >= 1, "runtime.threads", config.runtime.threads, "at least 1, or null")
+
+
+def _check_cohorts(config: Config) -> None:
+    """Who takes part in a round, and with what."""
+    most = config.client_max_examples
+    _require(most is None or most >= 1, "client_max_examples", most, "at least 1, or null")
+    for key, choices in (("client_sampling", SAMPLINGS), ("client_weighting", WEIGHTINGS)):
+        _require(getattr(config, key) in choices, key, getattr(config, key), f"one of {', '.join(choices)}")
+    _require(0 <= config.client_dropout < 1, "client_dropout", config.client_dropout, "a probability, below 1")
+
+
+def _check_optimizer(config: Config) -> None:
+    optimizer = config.optimizer
+
+    def require(condition: bool, key: str, right: str) -> None:
+        _require(condition, f"optimizer.{key}", getattr(optimizer, key), right)
+
+    for key in ("client_lr", "server_lr", "epsilon"):
+        if hasattr(optimizer, key):
+            rate = getattr(optimizer, key)
+            require(math.isfinite(rate) and rate > 0, key, "a finite number above 0")
+    for key in ("client_momentum", "momentum", "beta_1", "beta_2"):
+        if hasattr(optimizer, key):
+            require(0 <= getattr(optimizer, key) < 1, key, "in [0, 1)")
+    for key in ("client_weight_decay", "proximal", "initial_accumulator"):
+        if hasattr(optimizer, key):
+            require(0 <= getattr(optimizer, key) < math.inf, key, "a finite number, 0 or more")
+    for key in ("client_clip", "update_clip"):
+        norm = getattr(optimizer, key)
+        require(norm is None or 0 < norm < math.inf, key, "a norm above 0, or null")
+    for side in ("client", "server"):
+        require(
+            getattr(optimizer, f"{side}_schedule") in LR_SCHEDULES,
+            f"{side}_schedule",
+            f"one of {', '.join(LR_SCHEDULES)}",
+        )
+        fits = 0 <= getattr(optimizer, f"{side}_warmup") < config.rounds
+        require(fits, f"{side}_warmup", f"a number of rounds, from 0 to below rounds={config.rounds}")
+    if isinstance(optimizer, MimeLite):
+        needs = "0 with mime_lite, whose clients apply the server's momentum"
+        require(optimizer.client_momentum == 0, "client_momentum", needs)
+        needs = "false with optimizer=mime_lite, whose clients send a gradient beside the update"
+        _require(not config.encoder.error_feedback, "encoder.error_feedback", True, needs)
+        needs = "another one with optimizer=mime_lite, whose clients send the gradient of the whole model"
+        _require(config.downlink.name != "dropout", "downlink", "dropout", needs)
+
+
+def _check_dataset(dataset: Dataset) -> None:
+    def require(condition: bool, key: str, right: str) -> None:
+        _require(condition, f"dataset.{key}", getattr(dataset, key), right)
+
+    require(0 <= dataset.validation_fraction < 1, "validation_fraction", "from 0 to below 1")
+    if isinstance(dataset, Partitioned):
+        require(dataset.partition in PARTITIONS, "partition", f"one of {', '.join(PARTITIONS)}")
+        require(dataset.clients >= 1, "clients", "at least 1")
+        require(math.isfinite(dataset.alpha) and dataset.alpha > 0, "alpha", "above 0")
+        require(dataset.shards >= 1, "shards", "at least 1")
+    if hasattr(dataset, "test_fraction"):
+        require(0 < dataset.test_fraction < 1, "test_fraction", "between 0 and 1")
+    if hasattr(dataset, "dir"):
+        require(dataset.dir != "", "dir", "a folder, or null")
+    if isinstance(dataset, TffData):
+        require(dataset.test_examples is None or dataset.test_examples >= 1, "test_examples", "at least 1, or null")
+    if isinstance(dataset, EmnistData):
+        require(dataset.classes in (10, 62), "classes", "10 (digits) or 62 (digits and letters)")
+    for key in ("sequence_length", "vocabulary"):
+        if hasattr(dataset, key):
+            require(getattr(dataset, key) >= 1, key, "at least 1")
+
+
+def _check_model(config: Config) -> None:
+    name, text = config.model.name, hasattr(config.dataset, "sequence_length")
+    if isinstance(config.model, KerasModel):
+        needs = "module:function, of a function that can be imported"
+        _require(config.model.maker.count(":") == 1, "model.maker", config.model.maker, needs)
+    elif (name in TEXT_MODELS) != text:
+        what = "text" if text else "images"
+        fitting = [choice for choice in GROUPS["model"] if choice == "keras" or (choice in TEXT_MODELS) == text]
+        raise UserError(f"model={name}: {config.dataset.name} holds {what}; choose one of {', '.join(fitting)}")
 
 
 # The widths that each encoder's symbols can have; those that are not here send as many bits as their method has.
@@ -650,6 +833,10 @@ def _check_sweep_keys(config: Config) -> None:
     chosen = any(metric.startswith("validation_") for metric in sweep.directions)
     right = "of other metrics, or dataset.validation_fraction above 0"
     _require(config.validates or not chosen, "sweep.objectives", sweep.objectives, right)
+    by_client = any("accuracy_p" in metric for _, _, metric in pairs)
+    right = f"without quantiles over clients: the test examples of dataset={config.dataset.name} are nobody's"
+    nobodys = isinstance(config.dataset, (DigitsData, IdxData))
+    _require(not (by_client and nobodys), "sweep.objectives", sweep.objectives, right)
     try:
         budget = sweep.budget
     except ValueError:

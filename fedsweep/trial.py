@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import traceback
@@ -16,7 +17,7 @@ from fedsweep.federated import plan as planning
 from fedsweep.progress import Progress
 from fedsweep.pruning import DominancePruner, Pruned
 from fedsweep.runtime import checkpoint
-from fedsweep.tracking.run_folder import RoundRow, RunFolder, read_result
+from fedsweep.tracking.run_folder import CLIENT_QUANTILES, RoundRow, RunFolder, read_result
 
 
 class _Diverged(Exception):
@@ -27,7 +28,8 @@ class _Diverged(Exception):
 class _Result:
     """What result.json will say; grows with the run."""
 
-    clients_per_round: int
+    config: schema.Config
+    population: int
     plan: planning.Plan
     mlflow_run_id: str | None = None
     status: str = "running"
@@ -41,6 +43,7 @@ class _Result:
     test_loss: float | None = None
     validation_accuracy: float | None = None
     validation_loss: float | None = None
+    by_client: dict[str, float] = dataclasses.field(default_factory=dict)  # quantiles of the test accuracy
     evaluated_round: int | None = None
     client_memory_bytes: int = 0  # what clients keep between rounds, all that have taken part together
 
@@ -51,13 +54,15 @@ class _Result:
         if row.test_accuracy is not None:
             self.test_loss, self.test_accuracy, self.evaluated_round = row.test_loss, row.test_accuracy, row.round
             self.validation_loss, self.validation_accuracy = row.validation_loss, row.validation_accuracy
+            self.by_client = row.by_client
 
     def as_dict(self) -> dict:
-        messages = self.rounds * self.clients_per_round
+        sent, received = cohort.messages(self.config, self.population, self.rounds)
         return {
             "status": self.status,
             "test_accuracy": self.test_accuracy,
             "test_loss": _finite(self.test_loss),
+            **self.by_client,
             "validation_accuracy": self.validation_accuracy,
             "validation_loss": _finite(self.validation_loss),
             "train_accuracy": self.train_accuracy,
@@ -68,8 +73,8 @@ class _Result:
             "rounds": self.rounds,
             "evaluated_round": self.evaluated_round,  # test_* are of this round; before the last if the run was cut off
             # how many times as much the same rounds would have sent as float32
-            "uplink_ratio": self.plan.float32_uplink_bits * messages / self.uplink_bits if messages else None,
-            "downlink_ratio": self.plan.float32_downlink_bits * messages / self.downlink_bits if messages else None,
+            "uplink_ratio": self.plan.float32_uplink_bits * sent / self.uplink_bits if sent else None,
+            "downlink_ratio": self.plan.float32_downlink_bits * received / self.downlink_bits if received else None,
             "client_memory_bytes": self.client_memory_bytes,
             "mlflow_run_id": self.mlflow_run_id,
             "error": self.error,
@@ -113,14 +118,14 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     dataset = datasets.load(config.dataset, config.seed)
     population = len(dataset.client_ids)
     schema.check_cohort(config, population)
-    model = models.build(config.model.name, dataset.spec)
+    model = models.build(config.model, dataset.spec)
     plan = planning.of(config, model, lambda: population)
     if sweep is None:  # a sweep has checked it
         tracking.check(config)
 
-    result = _Result(config.clients_per_round, plan)
+    result = _Result(config, population, plan)
     described = environment.describe(config.runtime, dataset)
-    with RunFolder(folder, config, described, go_on=sweep is not None) as files, progress:
+    with RunFolder(folder, config, described, _columns(config, dataset), go_on=sweep is not None) as files, progress:
         tracker = None
         try:
             result.mlflow_run_id = (read_result(folder) or {}).get("mlflow_run_id")  # of a run that was cut off
@@ -153,6 +158,16 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     return result.as_dict()
 
 
+def _columns(config: schema.Config, dataset: datasets.FederatedDataset) -> list[str]:
+    """Those of rounds.csv; a run has no columns that would stay empty."""
+    absent = {"uplink_width"} if config.schedule.name == "constant" else set()
+    if not config.validates:
+        absent |= {"validation_loss", "validation_accuracy"}
+    if dataset.test.clients is None:
+        absent |= set(CLIENT_QUANTILES)
+    return [field.name for field in dataclasses.fields(RoundRow) if field.name not in absent]
+
+
 def _start_tracker(config, about, progress) -> tracking.Tracker:
     try:
         return tracking.start(config, about)
@@ -174,9 +189,8 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
             progress.go_on(result.rounds)
         for number in range(result.rounds + 1, config.rounds + 1):
             started = time.monotonic()
-            clients = cohort.sample(dataset, config.clients_per_round, config.seed, number)
             try:
-                outcome = running.round(clients)
+                outcome = running.round(*cohort.sample(dataset, config, number))
             except runtime.NotFiniteError as error:
                 raise _Diverged(f"round {number}: a client's update of {error}; lower the rates") from error
             uplink_bits = result.uplink_bits + outcome.uplink_bits
@@ -199,6 +213,7 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
                 uplink_width=outcome.width,
                 validation_loss=validated and validated.loss,
                 validation_accuracy=validated and validated.accuracy,
+                **{f"test_accuracy_{name}": at for name, at in ((evaluated and evaluated.quantiles) or {}).items()},
             )
             result.client_memory_bytes = running.client_memory
             files.log_round(row)

@@ -16,9 +16,21 @@ CHOICES = [
 ]
 
 
+FILES = [f"dataset.{part}_{what}={part}-{what}" for part in ("train", "test") for what in ("images", "labels")]
+COMPANIONS = {  # what a choice cannot do without
+    "shakespeare": ["model=char_lstm"],
+    "tiny_shakespeare": ["model=char_lstm"],
+    "stackoverflow": ["model=word_lstm"],
+    "char_lstm": ["dataset=shakespeare"],
+    "word_lstm": ["dataset=stackoverflow"],
+    "idx": FILES,
+    "arrays": ["dataset.file=data.npz"],
+}
+
+
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_file_of_every_group_composes(config, group, choice):
-    checked = functools.reduce(getattr, group.split("/"), config(f"{group}={choice}"))
+    checked = functools.reduce(getattr, group.split("/"), config(f"{group}={choice}", *COMPANIONS.get(choice, [])))
     assert checked.name == choice
     assert isinstance(checked, schema.GROUPS[group][choice])
 
@@ -58,6 +70,19 @@ def test_downlink_same_is_the_uplinks_encoder_with_its_settings(config):
         ("+encoder.levels=3", "encoder.levels"),
         ("+colour=red", "colour"),
         ("rounds=0", "rounds"),
+        ("client_max_examples=0", "client_max_examples"),
+        ("client_sampling=random", "client_sampling"),
+        ("client_dropout=1", "client_dropout"),
+        ("client_weighting=size", "client_weighting"),
+        ("dataset.partition=pathological", "dataset.partition"),
+        ("model=char_lstm", "model=char_lstm"),
+        ("dataset=shakespeare", "model=cnn_small"),
+        ("dataset=arrays", "dataset.file"),
+        ("optimizer.client_clip=0", "optimizer.client_clip"),
+        ("optimizer.client_weight_decay=-0.1", "optimizer.client_weight_decay"),
+        ("optimizer.client_schedule=step", "optimizer.client_schedule"),
+        ("optimizer.server_warmup=40", "optimizer.server_warmup"),
+        ("sweep.objectives=[maximize test_accuracy_p10]", "sweep.objectives"),
         ("clients_per_round=0", "clients_per_round"),
         ("clients_per_round=21", "clients_per_round"),
         ("client_epochs=0", "client_epochs"),
@@ -128,6 +153,14 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override,
         ("sweep/pruner=dominance", "sweep.pruner.margin=1"),
         ("sweep/pruner=dominance", "sweep.pruner.patience=0"),
         ("sweep/pruner=dominance", "sweep.pruner.min_rounds=0"),
+        ("dataset=emnist", "dataset.classes=47"),
+        ("dataset=emnist", "dataset.test_examples=0"),
+        ("model=keras", "model.maker=perceptron"),
+        ("optimizer=fedprox", "optimizer.proximal=-1"),
+        ("optimizer=fedadagrad", "optimizer.epsilon=0"),
+        ("optimizer=mime_lite", "optimizer.client_momentum=0.9"),
+        ("optimizer=mime_lite", "encoder.error_feedback=true", "encoder=top_k"),
+        ("optimizer=mime_lite", "downlink=dropout"),
     ],
 )
 def test_keys_that_only_some_choices_have_are_checked_too(config, overrides):

@@ -1,24 +1,38 @@
-"""Federated data sets: `load(config.dataset, seed)` gives a `FederatedDataset`, one file per data set."""
+"""Federated data sets: `load(config.dataset, seed)` gives a `FederatedDataset`, one file per kind of source."""
 
-from fedsweep.datasets import digits, mnist_by_writer
-from fedsweep.datasets.federated import DataSpec, FederatedDataset
-from fedsweep.schema import DigitsData, WriterData
+from types import ModuleType
 
-__all__ = ["DataSpec", "FederatedDataset", "load", "population", "spec"]
+from fedsweep import schema
+from fedsweep.datasets.federated import PADDING, DataSpec, Examples, FederatedDataset
+
+__all__ = ["PADDING", "DataSpec", "Examples", "FederatedDataset", "load", "population", "spec"]
 
 
-def load(config: DigitsData | WriterData, seed: int) -> FederatedDataset:
+def load(config: schema.Dataset, seed: int) -> FederatedDataset:
     """The data set that the configuration names; `seed` draws splits, and a partition without natural clients."""
-    if isinstance(config, DigitsData):
-        return digits.load(config, seed)
-    return mnist_by_writer.load(config, seed)
+    return _module(config).load(config, seed)
 
 
-def spec(config: DigitsData | WriterData) -> DataSpec:
-    """Shape and classes of the data set, without reading it."""
-    return digits.SPEC if isinstance(config, DigitsData) else mnist_by_writer.SPEC
+def spec(config: schema.Dataset) -> DataSpec:
+    """What a model must fit; of a user's own data, as the files have it, of others without reading anything."""
+    return _module(config).spec(config)
 
 
-def population(config: DigitsData | WriterData, seed: int) -> int:
+def population(config: schema.Dataset, seed: int) -> int:
     """The number of clients in the data set, which is read if the configuration does not tell."""
-    return config.clients if isinstance(config, DigitsData) else len(load(config, seed).client_ids)
+    return config.clients if isinstance(config, schema.DigitsData) else len(load(config, seed).client_ids)
+
+
+def _module(config: schema.Dataset) -> ModuleType:
+    """Imported when it is needed: TFF's loaders take TFF with them."""
+    if isinstance(config, schema.DigitsData):
+        from fedsweep.datasets import digits as module
+    elif isinstance(config, schema.WriterData):
+        from fedsweep.datasets import mnist_by_writer as module
+    elif isinstance(config, schema.TinyShakespeareData):
+        from fedsweep.datasets import tiny_shakespeare as module
+    elif isinstance(config, schema.TffData):
+        from fedsweep.datasets import tff_files as module
+    else:
+        from fedsweep.datasets import own as module
+    return module

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 real handwritten digits (8x8), split into clients by a Dirichlet partition. No download.
+"""scikit-learn's 1,797 real handwritten digits (8x8), split into clients by a partition. No download.
 
 Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI, 1998 (the test part of that set).
 """
@@ -9,11 +9,16 @@ import numpy as np
 
 from fedsweep import seeds
 from fedsweep.datasets import partition
-from fedsweep.datasets.federated import DataSpec, FederatedDataset
+from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory
 from fedsweep.errors import UserError
 from fedsweep.schema import DigitsData
 
 SPEC = DataSpec((8, 8, 1), classes=10)
+
+
+def spec(_: DigitsData) -> DataSpec:
+    """Shape and classes."""
+    return SPEC
 
 
 def load(config: DigitsData, seed: int) -> FederatedDataset:
@@ -34,20 +39,15 @@ def load(config: DigitsData, seed: int) -> FederatedDataset:
             f" and dataset.clients={config.clients}: of {len(labels)} digits {held_out} and {validated} are held out,"
             f" {len(train)} left; 1 for the test and 1 a client are needed"
         )
-    members = partition.dirichlet(
-        labels[train], config.clients, config.alpha, seeds.generator(seed, seeds.Stream.PARTITION)
-    )
-    return FederatedDataset(
+    members = partition.make(config, labels[train], seed)
+    return InMemory(
+        Examples(images, labels),
+        [train[part] for part in members],
         name=config.name,
         spec=SPEC,
-        client_ids=tuple(range(config.clients)),
-        members=tuple(train[part] for part in members),
-        images=images,
-        labels=labels,
-        test_images=images[test],
-        test_labels=labels[test],
-        validation_images=images[validation],
-        validation_labels=labels[validation],
+        client_ids=range(config.clients),
+        test=Examples(images[test], labels[test]),
+        validation=Examples(images[validation], labels[validation]),
         white=16,
         source="scikit-learn's load_digits",
     )

@@ -10,11 +10,12 @@ import numpy as np
 
 from fedsweep.errors import UserError
 
+_GZIP = b"\x1f\x8b"
 _TYPES = {0x08: np.dtype(">u1"), 0x09: np.dtype(">i1"), 0x0B: np.dtype(">i2"), 0x0C: np.dtype(">i4")}
 
 
 def read(path: Path, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Reads one gzip-compressed IDX file.
+    """Reads one IDX file, compressed with gzip or not.
 
     Args:
       path: the file.
@@ -28,7 +29,9 @@ def read(path: Path, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
       UserError: the file is missing, truncated, no gzip or IDX file, or of another type or shape; names the file.
     """
     try:
-        raw = gzip.decompress(path.read_bytes())
+        raw = path.read_bytes()
+        if raw[:2] == _GZIP or path.suffix == ".gz":
+            raw = gzip.decompress(raw)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
     except OSError as error:

@@ -6,11 +6,11 @@ python -m fedsweep encoder=custom encoder.maker=fedsweep.encoders.custom:half_pr
 from __future__ import annotations
 
 import collections
-import importlib
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
+from fedsweep import importing
 from fedsweep.encoders.numeric import normalized
 from fedsweep.errors import UserError
 
@@ -21,14 +21,7 @@ def make(group: str, maker: str, spec: tf.TensorSpec) -> te.core.Encoder:
     Raises:
       UserError: there is no such function, or it returns no Encoder.
     """
-    module, _, name = maker.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{group}.maker={maker}: {error}; name a function that can be imported") from error
-    if not callable(function):
-        raise UserError(f"{group}.maker={maker}: is no function; name one")
-    encoder = function(spec)
+    encoder = importing.function(f"{group}.maker", maker)(spec)
     if not isinstance(encoder, te.core.Encoder):
         raise UserError(f"{group}.maker={maker}: returned {type(encoder).__name__}, not a tensor_encoding Encoder")
     return encoder

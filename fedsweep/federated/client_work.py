@@ -7,88 +7,90 @@ The client's whole data is ONE element of its sequence, looped over inside the g
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedsweep import schema
 from fedsweep.encoders import randomness
-from fedsweep.models import Model
+from fedsweep.federated import optimizers
+from fedsweep.models import Model, scoring
 
-_SHUFFLES, NOISE = 0, 1  # sub-streams of a client's seed: the order of its examples, its encoder's noise
+# Sub-streams of a client's seed: the order of its examples, its encoder's noise, its model's noise (dropout).
+_SHUFFLES, NOISE, _MODEL = 0, 1, 2
+
+_Tensors = tuple[tf.Tensor, ...]
 
 
 def data_type(model: Model, memory: Sequence[tf.TensorSpec]) -> tff.SequenceType:
-    """The sequence a client brings: one element with all its examples, its seed and, with error feedback, its memory.
+    """The sequence a client brings: one element with all its examples, its seed, the round's number and, with error
+    feedback, its memory.
 
     `memory`: specs of the tensors that a client keeps (`uplink.remembered`), none without error feedback.
     """
-    element = collections.OrderedDict(
-        images=tff.TensorType(np.float32, [None, *model.image_shape]),
-        labels=tff.TensorType(np.int32, [None]),
-        seed=tff.TensorType(np.int32, [2]),
-    )
+    spec = model.spec
+    element = {
+        "inputs": tff.TensorType(np.int32 if spec.text else np.float32, [None, *spec.input_shape]),
+        "labels": tff.TensorType(np.int32, [None, *(spec.input_shape if spec.text else ())]),
+        "round": tff.TensorType(np.int32, []),
+        "seed": tff.TensorType(np.int32, [2]),
+    }
     if memory:
         element["memory"] = tuple(tff.TensorType(np.float32, spec.shape) for spec in memory)
-    return tff.SequenceType(element)
+    return tff.SequenceType(collections.OrderedDict(sorted(element.items())))  # the order of tf.data's own flattening
 
 
 def build(
-    model: Model,
-    received_type: tff.Type,
-    optimizer: tff.learning.optimizers.Optimizer,
-    epochs: int,
-    batch_size: int,
-    memory: Sequence[tf.TensorSpec] = (),
+    model: Model, received_type: tff.Type, config: schema.Config, memory: Sequence[tf.TensorSpec] = ()
 ) -> tff.learning.templates.ClientWorkProcess:
     """Client work for `tff.learning.templates.compose_learning_process`.
 
     Args:
       model: the model.
-      received_type: ModelWeights; where `non_trainable` holds a mask (float32 0 or 1) for every weight tensor, the
-        client trains the weights under a 1 alone (federated dropout).
-      optimizer: the clients' optimizer, a fresh state each round.
-      epochs: passes over the data.
-      batch_size: examples in a batch; the last one of an epoch may be smaller.
+      received_type: ModelWeights; `non_trainable` may hold a tensor for each weight tensor: the server's momentum with
+        `mime_lite`, else a mask (float32 0 or 1), and the client trains the weights under a 1 alone (federated
+        dropout).
+      config: says how clients train.
       memory: see `data_type`.
 
     Returns:
-      The process. The update is initial - trained weights (TFF's servers descend along it), weighted by the number of
-      examples; beside that weight travels, inside the client only, what its encoder needs: the seed of its noise, its
-      loss, its memory. Metrics are sums over examples and epochs, measured with the weights before each step: `loss`,
-      `correct`, `examples`.
+      The process. The update is initial - trained weights (TFF's servers descend along it), with `mime_lite` followed
+      by the gradient of all examples at the initial weights, weighted by the number of examples, or 1; beside that
+      weight travels, inside the client only, what its encoder needs: the seed of its noise, its loss, its memory.
+      Metrics are sums over labels and epochs, measured with the weights before each step: `loss`, `correct`, `examples`
+      (labels that are trained on: of an image one) and, if accuracy leaves some of these out, `counted`.
     """
+    spec, settings = model.spec, config.optimizer
     weight_specs = tuple(weight.spec for weight in model.weights)
+    optimizer = optimizers.client(settings)
+    mime = isinstance(settings, schema.MimeLite)
+
+    def gradient(weights: _Tensors, inputs: tf.Tensor, labels: tf.Tensor, noise: tf.Tensor):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            found = scoring.score(spec, model.logits(weights, inputs, noise), labels)
+            loss = scoring.mean_loss(spec, found)
+        slopes = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tuple(map(tf.convert_to_tensor, slopes)), found  # an embedding's come by rows
 
     @tff.tensorflow.computation(received_type, data_type(model, memory))
     def client_update(received, sequence):
         data = sequence.get_single_element()
-        images, labels, seed = data["images"], data["labels"], data["seed"]
+        inputs, labels, seed = data["inputs"], data["labels"], data["seed"]
         examples = tf.shape(labels)[0]
-        initial, masks = tuple(received.trainable), tuple(received.non_trainable)
+        initial, beside = tuple(received.trainable), tuple(received.non_trainable)
+        direction = _direction(settings, initial, beside)
 
-        def train_on_batch(order, start, weights, optimizer_state, loss_sum, correct):
-            rows = order[start : start + batch_size]
-            batch, targets = tf.gather(images, rows), tf.gather(labels, rows)
-            with tf.GradientTape() as tape:
-                tape.watch(weights)
-                logits = model.logits(weights, batch)
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-                loss = tf.reduce_mean(losses)
-            gradients = tape.gradient(loss, weights)
-            if masks:
-                gradients = tuple(gradient * mask for gradient, mask in zip(gradients, masks, strict=True))
-            optimizer_state, weights = optimizer.next(optimizer_state, weights, gradients)
-            hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), targets)
-            return (
-                order,
-                start + batch_size,
-                weights,
-                optimizer_state,
-                loss_sum + tf.reduce_sum(losses),
-                correct + tf.reduce_sum(tf.cast(hits, tf.float32)),
-            )
+        def train_on_batch(order, start, weights, optimizer_state, totals):
+            rows = order[start : start + config.client_batch_size]
+            noise = randomness.fold_in(randomness.fold_in(seed, _MODEL), start)
+            slopes, found = gradient(weights, tf.gather(inputs, rows), tf.gather(labels, rows), noise)
+            optimizer_state, weights = optimizer.next(optimizer_state, weights, direction(slopes, weights))
+            more = [found.losses, found.hits, found.trained, found.counted]
+            totals = tuple(total + tf.reduce_sum(part) for total, part in zip(totals, more, strict=True))
+            return order, start + config.client_batch_size, weights, optimizer_state, totals
 
         def train_epoch(epoch, *carried):
             shuffle_seed = randomness.fold_in(randomness.fold_in(seed, _SHUFFLES), epoch)
@@ -99,21 +101,31 @@ def build(
             )
             return (epoch + 1, *carried)
 
-        start = (0, initial, optimizer.initialize(weight_specs), 0.0, 0.0)
-        _, trained, _, loss_sum, correct = tf.while_loop(
-            lambda epoch, *_: epoch < epochs, train_epoch, start, parallel_iterations=1
+        optimizer_state = optimizer.initialize(weight_specs)
+        if optimizers.changes(settings, "client"):
+            rate = settings.client_lr * optimizers.factor(config, "client", data["round"])
+            changed = {**optimizer.get_hparams(optimizer_state), "learning_rate": rate}
+            optimizer_state = optimizer.set_hparams(optimizer_state, changed)
+        start = (0, initial, optimizer_state, (0.0,) * 4)
+        _, trained, _, totals = tf.while_loop(
+            lambda epoch, *_: epoch < config.client_epochs, train_epoch, start, parallel_iterations=1
         )
+        loss, correct, predictions, counted = totals
+        metrics = collections.OrderedDict(loss=loss, correct=correct, examples=predictions)
+        if spec.uncounted:
+            metrics["counted"] = counted
         weight = collections.OrderedDict(
-            examples=tf.cast(examples, tf.float32),
+            examples=tf.cast(examples, tf.float32) if config.client_weighting == "examples" else tf.constant(1.0),
             noise_seed=randomness.fold_in(seed, NOISE),
-            loss=loss_sum / tf.cast(examples * epochs, tf.float32),
+            loss=tf.math.divide_no_nan(loss, predictions),
         )
         if memory:
             weight["memory"] = tuple(data["memory"])
         update = tuple(before - after for before, after in zip(initial, trained, strict=True))
-        metrics = collections.OrderedDict(
-            loss=loss_sum, correct=correct, examples=tf.cast(examples * epochs, tf.float32)
-        )
+        if settings.update_clip is not None:
+            update = tuple(tf.clip_by_global_norm(update, settings.update_clip)[0])
+        if mime:
+            update += _whole_gradient(gradient, initial, inputs, labels, config.client_batch_size)
         return tff.learning.templates.ClientResult(update, weight), collections.OrderedDict(metrics=metrics)
 
     @tff.federated_computation
@@ -130,3 +142,46 @@ def build(
         return tff.templates.MeasuredProcessOutput(state, result, tff.federated_sum(metrics))
 
     return tff.learning.templates.ClientWorkProcess(initialize, next_fn)
+
+
+def _direction(
+    settings: schema.Optimizer, initial: _Tensors, beside: _Tensors
+) -> Callable[[_Tensors, _Tensors], _Tensors]:
+    """The function from (a batch's gradient, weights) to what the client's optimizer descends along."""
+
+    def combine(*parts: tuple[float, _Tensors]) -> _Tensors:
+        return tuple(
+            tf.add_n([scale * tensor for (scale, _), tensor in zip(parts, tensors, strict=True)])
+            for tensors in zip(*(tensors for _, tensors in parts), strict=True)
+        )
+
+    def direction(slopes: _Tensors, weights: _Tensors) -> _Tensors:
+        if isinstance(settings, schema.Proximal):  # the gradient of mu/2 |w - initial|^2
+            slopes = combine((1, slopes), (settings.proximal, weights), (-settings.proximal, initial))
+        if settings.client_clip is not None:
+            slopes = tuple(tf.clip_by_global_norm(slopes, settings.client_clip)[0])
+        if settings.client_weight_decay:
+            slopes = combine((1, slopes), (settings.client_weight_decay, weights))
+        if isinstance(settings, schema.MimeLite):
+            return combine((1 - settings.momentum, slopes), (settings.momentum, beside))
+        if beside:
+            slopes = tuple(slope * mask for slope, mask in zip(slopes, beside, strict=True))
+        return slopes
+
+    return direction
+
+
+def _whole_gradient(gradient, weights: _Tensors, inputs: tf.Tensor, labels: tf.Tensor, batch_size: int) -> _Tensors:
+    """The gradient of the mean loss over all examples, batch by batch."""
+    examples = tf.shape(labels)[0]
+
+    def add(start, total, trained):
+        rows = slice(start, start + batch_size)
+        slopes, found = gradient(weights, inputs[rows], labels[rows], None)
+        share = tf.reduce_sum(found.trained)
+        total = tuple(so_far + share * slope for so_far, slope in zip(total, slopes, strict=True))
+        return start + batch_size, total, trained + share
+
+    start = (0, tuple(map(tf.zeros_like, weights)), 0.0)
+    _, total, trained = tf.while_loop(lambda start, *_: start < examples, add, start, parallel_iterations=1)
+    return tuple(tf.math.divide_no_nan(tensor, trained) for tensor in total)

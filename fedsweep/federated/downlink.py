@@ -19,7 +19,12 @@ from fedsweep.federated import coded
 
 
 def build(
-    initial: Sequence[np.ndarray], rule: EncoderRule, seed: int, difference: bool = False, thinned: bool = False
+    initial: Sequence[np.ndarray],
+    rule: EncoderRule,
+    seed: int,
+    difference: bool = False,
+    thinned: bool = False,
+    momentum: bool = False,
 ) -> tff.learning.templates.DistributionProcess:
     """Distribution of the model (ModelWeights of float32 tensors like `initial`) through one simple encoder per tensor.
 
@@ -38,13 +43,14 @@ def build(
       difference: see above.
       thinned: the encoders leave elements out (federated dropout); the result's `non_trainable` then holds a mask for
         every tensor, 1 where the client received the weight.
+      momentum: the weights' `non_trainable` hold the server's momentum, which goes along as float32.
 
     Returns:
       The process; its measurements are `downlink_coded_bits`, the bits of the message's lossless codes, int64.
     """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in initial]
     tensor_types = tuple(tff.TensorType(tensor.dtype, tensor.shape) for tensor in initial)
-    weights_type = tff.to_type(tff.learning.models.ModelWeights(tensor_types, ()))
+    weights_type = tff.to_type(tff.learning.models.ModelWeights(tensor_types, tensor_types if momentum else ()))
     labels, cores = zip(*map(rule, specs), strict=True)
     encoders = [te.encoders.as_simple_encoder(core, spec) for core, spec in zip(cores, specs, strict=True)]
 
@@ -73,14 +79,13 @@ def build(
             states.append(encoder_state)
         new_seed = randomness.fold_in(state["seed"], len(encoders))
         new_state = collections.OrderedDict(encoders=tuple(states), seed=new_seed)
-        if not difference:
-            return new_state, collections.OrderedDict(model=tuple(messages)), coded.bits(messages)
-        new_state["held"] = tuple(tf.add(*pair) for pair in zip(state["held"], restored(messages), strict=True))
-        return (
-            new_state,
-            collections.OrderedDict(difference=tuple(messages), held=tuple(state["held"])),
-            coded.bits(messages),
-        )
+        sent = collections.OrderedDict([("difference" if difference else "model", tuple(messages))])
+        if difference:
+            new_state["held"] = tuple(tf.add(*pair) for pair in zip(state["held"], restored(messages), strict=True))
+            sent["held"] = tuple(state["held"])
+        if momentum:
+            sent["momentum"] = tuple(weights.non_trainable)
+        return new_state, sent, coded.bits(messages)
 
     _, message_type, _ = encode.type_signature.result
 
@@ -90,13 +95,13 @@ def build(
             received = tuple(map(tf.add, message["held"], restored(message["difference"])))
         else:
             received = restored(message["model"])
-        masks = ()
+        beside = tuple(message["momentum"]) if momentum else ()
         if thinned:
-            masks = tuple(
+            beside = tuple(
                 tf.constant(1.0) if label == "identity" else encoder.decode(_ones(part))
                 for label, encoder, part in zip(labels, encoders, message["model"], strict=True)
             )
-        return tff.learning.models.ModelWeights(received, masks)
+        return tff.learning.models.ModelWeights(received, beside)
 
     @tff.federated_computation
     def initialize():

@@ -21,7 +21,7 @@ from fedsweep.models.functional import WeightSpec
 
 # What a client sends beside its update (federated.client_work, federated.uplink), float32 each.
 WEIGHT_BITS = 32  # its number of examples
-METRICS_BITS = 3 * 32  # loss, correct, examples
+METRIC_BITS = 32  # each of loss, correct, examples, and counted where accuracy leaves something out
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class Plan:
     downlink: tuple[TensorPlan, ...]
     clients: int  # that send in a round
     receivers: int  # that the model goes to in a round: those, or all clients of the data set (`downlink.build`)
+    metrics_bits: int = 3 * METRIC_BITS
 
     @property
     def uplink_bits(self) -> int:
-        return sum(t.bits for t in self.uplink) + WEIGHT_BITS + METRICS_BITS
+        return sum(t.bits for t in self.uplink) + WEIGHT_BITS + self.metrics_bits
 
     @property
     def downlink_bits(self) -> int:
@@ -75,7 +76,7 @@ class Plan:
     @property
     def float32_uplink_bits(self) -> int:
         """The same message without encoding."""
-        return sum(t.float32_bits for t in self.uplink) + WEIGHT_BITS + METRICS_BITS
+        return sum(t.float32_bits for t in self.uplink) + WEIGHT_BITS + self.metrics_bits
 
     @property
     def float32_downlink_bits(self) -> int:
@@ -119,12 +120,27 @@ def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Pl
         return TensorPlan(weight.name, weight.shape, label, bits, coded)
 
     clients = config.clients_per_round
+    down_plans = tuple(map(downlink, model.weights))
+    if isinstance(config.optimizer, schema.MimeLite):
+        down_plans += tuple(
+            TensorPlan(f"momentum of {weight.name}", weight.shape, "identity", 32 * weight.size)
+            for weight in model.weights
+        )
     return Plan(
-        tuple(map(uplink, model.weights)),
-        tuple(map(downlink, model.weights)),
+        tuple(map(uplink, sent(config, model))),
+        down_plans,
         clients,
         population() if config.downlink_difference else clients,
+        (4 if model.spec.uncounted else 3) * METRIC_BITS,
     )
+
+
+def sent(config: schema.Config, model: Model) -> list[WeightSpec]:
+    """The tensors that a client sends: its update and, with `mime_lite`, its gradient."""
+    if not isinstance(config.optimizer, schema.MimeLite):
+        return list(model.weights)
+    gradients = [WeightSpec(f"gradient of {weight.name}", weight.shape) for weight in model.weights]
+    return [*model.weights, *gradients]
 
 
 _known: dict[tuple, tuple[int, ...]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsweep import encoders, schema
-from fedsweep.federated import client_work, downlink, optimizers, uplink
+from fedsweep.federated import client_work, downlink, mime_lite, optimizers, plan, uplink
 from fedsweep.models import Model
 
 
@@ -21,10 +22,12 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
     so does TFF itself.
     """
     start = model.initial_weights(config.seed)
+    mime = isinstance(config.optimizer, schema.MimeLite)
 
     @tff.tensorflow.computation
     def initial_weights():
-        return tff.learning.models.ModelWeights(tuple(tf.constant(tensor) for tensor in start), ())
+        weights = tuple(tf.constant(tensor) for tensor in start)
+        return tff.learning.models.ModelWeights(weights, tuple(map(tf.zeros_like, weights)) if mime else ())
 
     weights_type = initial_weights.type_signature.result
     distribution = downlink.build(
@@ -33,37 +36,41 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
         config.seed,
         difference=config.downlink_difference,
         thinned=config.downlink.name == "dropout",
+        momentum=mime,
     )
     aggregation = uplink.EncodedMeanFactory(
         encoders.uplink(config),
         config.seed,
-        names=[weight.name for weight in model.weights],
+        names=[tensor.name for tensor in plan.sent(config, model)],
         error_feedback=config.encoder.error_feedback,
     )
     work = client_work.build(
         model,
         distribution.next.type_signature.result.result.member,
-        optimizers.client(config.optimizer),
-        config.client_epochs,
-        config.client_batch_size,
+        config,
         aggregation.remembered([weight.spec for weight in model.weights]),
     )
     sent_by_client = work.next.type_signature.result.result.member
+    finalizer = tff.learning.templates.build_apply_optimizer_finalizer
+    if mime:
+        finalizer = functools.partial(mime_lite.finalizer, config.optimizer.momentum)
     return tff.learning.templates.compose_learning_process(
         initial_weights,
         distribution,
         work,
         aggregation.create(sent_by_client.update, sent_by_client.update_weight),
-        tff.learning.templates.build_apply_optimizer_finalizer(optimizers.server(config.optimizer), weights_type),
+        finalizer(optimizers.server(config), weights_type),
     )
 
 
 def graph_key(config: schema.Config, model: Model) -> str:
     """What the graphs of `build(config, model)` depend on. Not the seed: it is in the initial state alone."""
-    groups = (config.encoder, config.downlink_encoder, config.code, config.schedule, config.optimizer)
+    groups = (config.encoder, config.downlink_encoder, config.code, config.schedule, config.optimizer, config.model)
     inputs = [dataclasses.asdict(group) for group in groups]
-    inputs += [config.downlink.name, model.name, model.image_shape, [weight.shape for weight in model.weights]]
-    return json.dumps([*inputs, config.client_epochs, config.client_batch_size])
+    inputs += [config.downlink.name, dataclasses.asdict(model.spec), [weight.shape for weight in model.weights]]
+    scheduled = any(optimizers.changes(config.optimizer, side) for side in ("client", "server"))
+    inputs += [config.client_epochs, config.client_batch_size, config.client_weighting, config.rounds * scheduled]
+    return json.dumps(inputs)
 
 
 def seeded(

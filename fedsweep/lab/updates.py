@@ -48,8 +48,8 @@ def load(config: schema.Config, clients: int, say: Callable[[str], None]) -> Vec
 
 def cached(config: schema.Config, clients: int) -> Path:
     """The file for these updates, named by all they depend on."""
-    fields = ("dataset", "model", "optimizer", "downlink", "client_epochs", "client_batch_size", "clients_per_round")
-    said = {name: getattr(config, name) for name in (*fields, "code", "seed")}
+    unlike = ("encoder", "schedule", "sweep", "tracker", "runtime")  # updates are taken as they are, before encoding
+    said = {name: value for name, value in vars(config).items() if name not in unlike}
     said = {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in said.items()}
     place = [os.environ.get("FEDSWEEP_DATA"), str(Path.cwd()) if said["dataset"].get("dir") else None]
     text = json.dumps(
@@ -78,7 +78,7 @@ def _train(config: schema.Config, clients: int) -> list[np.ndarray]:
         raise UserError(
             f"--clients {clients}: the data set {dataset.name} has {population}; leave updates out, or --run"
         )
-    model = models.build(config.model.name, dataset.spec)
+    model = models.build(config.model, dataset.spec)
     taken = [k for k, weight in enumerate(model.weights) if weight.size > THRESHOLD]
     if not taken:
         raise UserError(f"--run model={model.name}: has no tensor above {THRESHOLD} elements, which a run would encode")
@@ -98,10 +98,12 @@ def _sent(config, model, dataset, clients: int, taken: list[int]) -> list[np.nda
 
     with runtime.start(config, model, len(dataset.client_ids)) as running:
         for number in range(1, WARM_UP + 1):
-            running.round(cohort.sample(dataset, config.clients_per_round, config.seed, number))
-        sampled = cohort.sample(dataset, clients, config.seed, WARM_UP + 1)
+            running.round(*cohort.sample(dataset, config, number))
+        many = dataclasses.replace(config, clients_per_round=clients, client_dropout=0)
+        sampled, _ = cohort.sample(dataset, many, WARM_UP + 1)
+        by_examples = config.client_weighting == "examples"
         sent = [
-            [update[k] / np.float32(len(client.labels)) for k in taken]  # a client multiplies by its number of examples
+            [update[k] / np.float32(len(client.labels) if by_examples else 1) for k in taken]  # sent times the weight
             for client, update in zip(sampled, running.updates(sampled), strict=True)
         ]
     return [np.stack(tensors) for tensors in zip(*sent, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import collections
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,12 @@ class Runtime(abc.ABC):
     """Holds a process's state between rounds. A context manager: leaving it ends whatever was started."""
 
     @abc.abstractmethod
-    def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
-        """Executes one round with these clients.
+    def round(self, clients: Sequence[ClientData], receivers: int | None = None) -> RoundOutcome:
+        """Executes one round.
+
+        Args:
+          clients: those that train and send.
+          receivers: the number of clients that received the model; None: those.
 
         Raises:
           NotFiniteError: a client's update cannot be encoded; the state is as before the round.
@@ -81,24 +86,34 @@ class Runtime(abc.ABC):
 
 def as_sequence(client: ClientData, memory: Sequence[np.ndarray] = ()) -> tf.data.Dataset:
     """The client as the process's sequence of one element; `memory` is what it kept, if the process asks for it."""
-    element = {"images": client.images, "labels": client.labels, "seed": client.seed}
+    element = {
+        "inputs": client.inputs,
+        "labels": client.labels,
+        "round": np.int32(client.round),
+        "seed": client.seed,
+    }
     if memory:
         element["memory"] = tuple(memory)
-    return tf.data.Dataset.from_tensors(element)
+    return tf.data.Dataset.from_tensors(collections.OrderedDict(sorted(element.items())))  # as `client_work.data_type`
 
 
 def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int) -> RoundOutcome:
-    """A `RoundOutcome` from what the process measures: `loss`, `correct`, `examples`, `update_non_finite`,
-    `uplink_width`."""
-    examples = float(metrics["examples"])
+    """A `RoundOutcome` from what the process measures: `loss`, `correct`, `examples` (and `counted`),
+    `update_non_finite`, `uplink_width`."""
+    examples = metrics["examples"]
     return RoundOutcome(
-        loss=float(metrics["loss"]) / examples,
-        accuracy=float(metrics["correct"]) / examples,
+        loss=_ratio(metrics["loss"], examples),
+        accuracy=_ratio(metrics["correct"], metrics.get("counted", examples)),
         finite=int(metrics["update_non_finite"]) == 0,
         uplink=uplink,
         downlink=downlink,
         width=float(metrics["uplink_width"]) or None,
     )
+
+
+def _ratio(part: float, of: float) -> float:
+    """0 where clients had nothing to predict: text can be too short."""
+    return float(part) / float(of) if of else 0.0
 
 
 def downlink_bits(message: Mapping[str, int], clients: int, population: int) -> int:

@@ -55,7 +55,7 @@ class MapReduceRuntime(Runtime):
         self._memory: dict[int, list[np.ndarray]] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="client")
 
-    def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
+    def round(self, clients: Sequence[ClientData], receivers: int | None = None) -> RoundOutcome:
         process = self._process
         broadcast = process.prepare(*self._state)
         if self._verify:
@@ -70,7 +70,7 @@ class MapReduceRuntime(Runtime):
         if process.memory:
             self._memory.update(memory)
         metrics = dict(zip(process.metric_names, outputs[len(self._state) :], strict=True))
-        downlink = downlink_bits(process.downlink.bits(broadcast), len(clients), self._population)
+        downlink = downlink_bits(process.downlink.bits(broadcast), receivers or len(clients), self._population)
         return outcome(metrics, dict(uplink), downlink)
 
     def _work_of(self, clients: Sequence[ClientData], broadcast: Sequence[tf.Tensor]) -> Iterator[Sequence[tf.Tensor]]:

@@ -45,7 +45,7 @@ class TffRuntime(Runtime):
         with tff.framework.get_context_stack().install(self._context):
             return computation(*arguments)
 
-    def round(self, clients: Sequence[ClientData]) -> RoundOutcome:
+    def round(self, clients: Sequence[ClientData], receivers: int | None = None) -> RoundOutcome:
         try:
             output = self._run(self._process.next, self._state, [as_sequence(client) for client in clients])
         except Exception as error:  # TFF's executor has an error of its own for each way to fail
@@ -59,7 +59,7 @@ class TffRuntime(Runtime):
         downlink = dict(self._downlink)
         model = "difference" if "difference" in downlink else "model"
         downlink[model] += int(parts["distributor"]["downlink_coded_bits"])
-        return outcome(metrics, uplink, downlink_bits(downlink, len(clients), self._population))
+        return outcome(metrics, uplink, downlink_bits(downlink, receivers or len(clients), self._population))
 
     def weights(self) -> list[np.ndarray]:
         return [np.asarray(tensor) for tensor in self._state.global_model_weights.trainable]

@@ -23,7 +23,7 @@ from fedsweep.runtime import types
 # `federated.client_work`, `federated.downlink`); what an encoder sends beside the values, its parameters and its state,
 # counts as update. What stays where it is, is no message: a client's memory, the model that clients hold already.
 UPLINK_KINDS = ("update", "weight", "metrics", "memory")
-DOWNLINK_KINDS = ("model", "difference", "held", "parameters")
+DOWNLINK_KINDS = ("model", "difference", "held", "momentum", "parameters")
 _STAYS = ("memory", "held")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsweep.tracking.run_folder import RoundRow
+from fedsweep.tracking.run_folder import CLIENT_QUANTILES, RoundRow
 
 if TYPE_CHECKING:
     from fedsweep.trial import Place
@@ -33,6 +33,7 @@ METRICS = {
     "train_accuracy": "train/accuracy",
     "test_loss": "test/loss",
     "test_accuracy": "test/accuracy",
+    **{name: name.replace("_", "/", 1) for name in CLIENT_QUANTILES},
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
     "uplink_width": "bits/uplink_width",

@@ -38,14 +38,18 @@ class RoundRow:
     uplink_width: float | None = None  # mean bits an element that a schedule chose; a column where there is a schedule
     validation_loss: float | None = None  # columns where there is a validation set
     validation_accuracy: float | None = None
+    test_accuracy_p10: float | None = None  # quantiles over the clients of the test set; columns where it has some
+    test_accuracy_p50: float | None = None
+    test_accuracy_p90: float | None = None
+
+    @property
+    def by_client(self) -> dict[str, float]:
+        """The quantiles, of a round that has them."""
+        found = {name: getattr(self, name) for name in CLIENT_QUANTILES}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def _columns(config: schema.Config) -> list[str]:
-    """Those of rounds.csv; a run has no columns that would stay empty."""
-    absent = {"uplink_width"} if config.schedule.name == "constant" else set()
-    if not config.validates:
-        absent |= {"validation_loss", "validation_accuracy"}
-    return [field.name for field in dataclasses.fields(RoundRow) if field.name not in absent]
+CLIENT_QUANTILES = ("test_accuracy_p10", "test_accuracy_p50", "test_accuracy_p90")
 
 
 def read_rounds(path: Path) -> list[RoundRow]:
@@ -82,10 +86,13 @@ class RunFolder:
     With `go_on` the folder may hold a run of the same configuration that was cut off; `keep` says what of it counts.
     """
 
-    def __init__(self, folder: Path, config: schema.Config, environment: dict, go_on: bool = False):
+    def __init__(
+        self, folder: Path, config: schema.Config, environment: dict, columns: Sequence[str], go_on: bool = False
+    ):
+        """`columns`: those of rounds.csv, names of fields of `RoundRow`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.checkpoint = folder, folder / CHECKPOINT
-        self._columns = _columns(config)
+        self._columns = list(columns)
         if go_on:
             clear_drafts(folder)
         write = write_atomically if go_on else claim

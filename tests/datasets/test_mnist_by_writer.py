@@ -6,21 +6,15 @@ import functools
 import gzip
 import hashlib
 import http.server
-import struct
 import threading
 
 import numpy as np
 import pytest
+from formats import write_idx
 
 from fedsweep import datasets, schema
 from fedsweep.datasets import idx, mnist_by_writer
 from fedsweep.errors import UserError
-
-
-def write_idx(path, array):
-    code = {np.dtype(np.uint8): 8, np.dtype(np.int32): 12}[array.dtype]
-    header = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(header + array.astype(array.dtype.newbyteorder(">")).tobytes()))
 
 
 def write_split(folder, names, writers, seed=0):
@@ -36,7 +30,7 @@ def write_split(folder, names, writers, seed=0):
 @pytest.fixture
 def folder(tmp_path):
     """QMNIST's four files, small: training writers 7, 3, 7, 5; test writers 9, 3, 8."""
-    names = list(mnist_by_writer._MD5)
+    names = list(mnist_by_writer._HASHES)
     write_split(tmp_path, names[:2], [7, 3, 7, 5])
     write_split(tmp_path, names[2:], [9, 3, 8], seed=1)
     return tmp_path
@@ -44,24 +38,24 @@ def folder(tmp_path):
 
 def load(folder):
     folder.mkdir(exist_ok=True)
-    return datasets.load(schema.WriterData("mnist_by_writer", str(folder), 0.0), seed=0)
+    return datasets.load(schema.WriterData("mnist_by_writer", 0.0, str(folder)), seed=0)
 
 
 def test_the_real_data_has_539_writers_and_none_of_them_in_the_test_set(data_folder):
     data = load(data_folder / "mnist_by_writer")
     sizes = [len(rows) for rows in data.members]
     assert (len(sizes), min(sizes), int(np.median(sizes)), max(sizes), sum(sizes)) == (539, 19, 116, 131, 60000)
-    assert len(data.test_labels) == 10000
-    assert data.client(0)[0].shape[1:] == data.spec.image_shape
+    assert len(data.test) == 10000
+    assert data.client(0)[0].shape[1:] == data.spec.input_shape
     # MNIST's published class counts of the training set
-    assert np.bincount(data.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(data.examples.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
 def test_a_client_is_a_writer_and_test_digits_of_training_writers_are_left_out(folder):
     data = load(folder)
-    assert data.client_ids == (3, 5, 7)
+    assert data.client_ids == [3, 5, 7]
     assert [rows.tolist() for rows in data.members] == [[1], [3], [0, 2]]
-    assert len(data.test_labels) == 2
+    assert data.test.clients.tolist() == [1, 0]  # writers 9 and 8
 
 
 def test_a_missing_file_is_named(folder):
@@ -78,7 +72,7 @@ def test_a_truncated_file_is_named(folder):
 
 
 def test_labels_of_another_length_or_class_are_named(folder):
-    names = list(mnist_by_writer._MD5)
+    names = list(mnist_by_writer._HASHES)
     labels = idx.read(folder / names[1], np.int32, (None, 8))
     write_idx(folder / names[1], labels[:-1])
     with pytest.raises(UserError, match=f"{names[1]}: 3 labels for the 4 images"):
@@ -99,6 +93,7 @@ def test_labels_of_another_length_or_class_are_named(folder):
         (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1, 2])), "announces"),
         (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 2])), r"uint8 \[2\] where int32 \[any, 8\] belongs"),
     ],
+    ids=["no gzip", "no IDX", "empty", "header cut off", "data cut off", "another type"],  # gzip's bytes hold the time
 )
 def test_a_file_that_is_not_what_it_should_be_is_named_with_the_reason(tmp_path, content, says):
     path = tmp_path / "labels.gz"
@@ -113,8 +108,10 @@ def server(folder, monkeypatch):
     quiet = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=folder)) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in mnist_by_writer._MD5}
-        monkeypatch.setattr(mnist_by_writer, "_MD5", sums)
+        sums = {
+            name: "md5:" + hashlib.md5((folder / name).read_bytes()).hexdigest() for name in mnist_by_writer._HASHES
+        }
+        monkeypatch.setattr(mnist_by_writer, "_HASHES", sums)
         monkeypatch.setattr(mnist_by_writer, "_URL", f"http://127.0.0.1:{httpd.server_port}/")
         yield folder
         httpd.shutdown()
@@ -122,8 +119,8 @@ def server(folder, monkeypatch):
 
 def test_absent_files_are_downloaded_checked_and_moved_into_place(server, tmp_path):
     target = tmp_path / "cache"
-    assert load(target).client_ids == (3, 5, 7)
-    assert sorted(p.name for p in target.iterdir()) == sorted(mnist_by_writer._MD5)
+    assert load(target).client_ids == [3, 5, 7]
+    assert sorted(p.name for p in target.iterdir()) == sorted(mnist_by_writer._HASHES)
 
 
 def test_a_download_with_another_checksum_is_refused_and_leaves_no_file(server, tmp_path):
@@ -143,10 +140,10 @@ def test_without_a_network_the_folder_and_the_files_are_named(tmp_path, monkeypa
 def test_a_folder_that_is_not_there_is_named_and_not_made(tmp_path, monkeypatch):
     absent = tmp_path / "absent"
     with pytest.raises(UserError, match=r"dataset\.dir=.*absent: no such folder"):
-        datasets.load(schema.WriterData("mnist_by_writer", str(absent), 0.0), seed=0)
+        datasets.load(schema.WriterData("mnist_by_writer", 0.0, str(absent)), seed=0)
     monkeypatch.setenv("FEDSWEEP_DATA", str(absent))
     with pytest.raises(UserError, match=r"FEDSWEEP_DATA=.*absent: no such folder"):
-        datasets.load(schema.WriterData("mnist_by_writer", None, 0.0), seed=0)
+        datasets.load(schema.WriterData("mnist_by_writer", 0.0, None), seed=0)
     assert not absent.exists()
 
 
@@ -154,7 +151,7 @@ def test_data_is_found_below_fedsweep_data_and_its_digest_tells_data_apart(folde
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist_by_writer").symlink_to(folder)
     monkeypatch.setenv("FEDSWEEP_DATA", str(tmp_path / "data"))
-    first = datasets.load(schema.WriterData("mnist_by_writer", None, 0.0), seed=0)
-    assert first.client_ids == (3, 5, 7) and "qmnist-train-images" in first.source
-    write_split(folder, list(mnist_by_writer._MD5)[2:], [9, 3, 8], seed=2)
+    first = datasets.load(schema.WriterData("mnist_by_writer", 0.0, None), seed=0)
+    assert first.client_ids == [3, 5, 7] and "qmnist-train-images" in first.source
+    write_split(folder, list(mnist_by_writer._HASHES)[2:], [9, 3, 8], seed=2)
     assert load(folder).digest() != first.digest() == first.digest()

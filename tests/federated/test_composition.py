@@ -32,7 +32,7 @@ def all_encoders_at_once(config, monkeypatch):
         rules[64, 10 + k] = encoders.uplink(config("encoder.threshold=0", *text.split()))
         specs.append(WeightSpec(f"{k}", (64, 10 + k)))
 
-    def logits(weights, images):
+    def logits(weights, images, _=None):
         flat = tf.reshape(images, [-1, 64])
         return sum(flat @ weight[:, :10] for weight in weights) + sum(
             tf.reduce_sum(flat @ weight[:, 10:], axis=1, keepdims=True) * tf.one_hot(k % 10, 10)
@@ -47,7 +47,7 @@ def all_encoders_at_once(config, monkeypatch):
         "downlink",
         lambda config: lambda spec: (identity if list(spec.shape) == sketch else rules[tuple(spec.shape)])(spec),
     )
-    return Model("all", SPEC.image_shape, tuple(specs), logits)
+    return Model("all", SPEC, tuple(specs), logits)
 
 
 def test_every_encoder_gives_the_same_bits_and_weights_in_both_runtimes(config, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_client_adds_what_its_last_message_lost(config):
     )  # fmt: skip
     exact = config("encoder=identity", "model=2nn", "client_batch_size=100", "optimizer.client_lr=0.5")
     (data,) = clients([8])
-    (largest,) = [k for k, spec in enumerate(models.build("2nn", SPEC).weights) if spec.size > 20_000]
+    (largest,) = [k for k, spec in enumerate(models.build(schema.Model("2nn"), SPEC).weights) if spec.size > 20_000]
     _, running = start(checked)
     kept = 0.0
     with running:

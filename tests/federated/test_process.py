@@ -23,7 +23,7 @@ def clients(sizes, spec=SPEC, seed=0, first=0):
     rng = np.random.default_rng(seed)
     return [
         ClientData(
-            images=rng.random((n, *spec.image_shape), dtype=np.float32),
+            inputs=rng.random((n, *spec.input_shape), dtype=np.float32),
             labels=rng.integers(0, spec.classes, n).astype(np.int32),
             seed=rng.integers(0, 2**31, 2).astype(np.int32),
             client=first + k,
@@ -33,7 +33,7 @@ def clients(sizes, spec=SPEC, seed=0, first=0):
 
 
 def start(config, spec=SPEC):
-    model = models.build(config.model.name, spec)
+    model = models.build(config.model, spec)
     return model, runtime.start(config, model, POPULATION)
 
 
@@ -86,7 +86,7 @@ def test_one_full_batch_step_is_gradient_descent_on_all_examples(config):
         before = [tf.constant(w) for w in running.weights()]
         outcome = running.round(data)
         after = running.weights()
-    images, labels = np.concatenate([c.images for c in data]), np.concatenate([c.labels for c in data])
+    images, labels = np.concatenate([c.inputs for c in data]), np.concatenate([c.labels for c in data])
     with tf.GradientTape() as tape:
         tape.watch(before)
         logits = model.logits(before, images)
@@ -107,7 +107,7 @@ def test_each_epoch_uses_every_example_once_with_a_smaller_last_batch(config):
     with running:
         weights = running.weights()
         outcome = running.round(data)
-    images, labels = np.concatenate([c.images for c in data]), np.concatenate([c.labels for c in data])
+    images, labels = np.concatenate([c.inputs for c in data]), np.concatenate([c.labels for c in data])
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model.logits(weights, images))
     assert outcome.loss == pytest.approx(float(tf.reduce_mean(losses)), rel=1e-5)
 
@@ -131,7 +131,7 @@ def test_batches_and_epochs_are_those_of_a_plain_loop(config):
         for rows in (order[:4], order[4:8], order[8:]):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                logits = model.logits(weights, client.images[rows])
+                logits = model.logits(weights, client.inputs[rows])
                 loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(client.labels[rows], logits))
             weights = [w - 0.3 * g for w, g in zip(weights, tape.gradient(loss, weights), strict=True)]
     for ours, plain in zip(trained, weights, strict=True):
@@ -161,7 +161,7 @@ def test_the_server_steps_along_the_mean_update_as_its_optimizer_says(config, ov
     checked = config(*overrides, "encoder=identity", "model=2nn", "client_batch_size=100", "optimizer.client_lr=0.5")
     data = clients([20, 20])
     model, running = start(checked)
-    images, labels = np.concatenate([c.images for c in data]), np.concatenate([c.labels for c in data])
+    images, labels = np.concatenate([c.inputs for c in data]), np.concatenate([c.labels for c in data])
     weights, deltas, steps = [running.weights()], [], []
     with running:
         for _ in range(2):
@@ -268,7 +268,7 @@ def after_one_round(checked, data):
 
 def test_an_update_that_is_no_finite_number_is_refused_with_its_tensors_name(config):
     """One step of a huge rate: the loss before it is finite, the update is not. The state stays as it was."""
-    data = [dataclasses.replace(c, images=c.images * 1e3) for c in clients([5])]
+    data = [dataclasses.replace(c, inputs=c.inputs * 1e3) for c in clients([5])]
     for runtime_name in ("map_reduce", "tff"):
         overrides = ("model=2nn", "client_batch_size=100", f"runtime={runtime_name}", "encoder=identity")
         for rate, finite in (("0.1", True), ("1e38", False)):
@@ -286,12 +286,12 @@ def test_an_update_that_is_no_finite_number_is_refused_with_its_tensors_name(con
 def test_cohorts_depend_on_seed_and_round_alone(config):
     from fedsweep import datasets
 
-    data = datasets.load(config().dataset, seed=0)
-    a, b = (cohort.sample(data, 10, seed=4, round_number=3) for _ in range(2))
+    data, checked = datasets.load(config().dataset, seed=0), config("seed=4")
+    (a, _), (b, _) = (cohort.sample(data, checked, 3) for _ in range(2))
     for x, y in zip(a, b, strict=True):
-        assert np.array_equal(x.images, y.images) and np.array_equal(x.seed, y.seed)
+        assert np.array_equal(x.inputs, y.inputs) and np.array_equal(x.seed, y.seed)
     assert len({tuple(client.seed) for client in a}) == 10
-    seen = {tuple(client.seed) for number in range(1, 4) for client in cohort.sample(data, 10, 4, number)}
+    seen = {tuple(client.seed) for number in range(1, 4) for client in cohort.sample(data, checked, number)[0]}
     assert len(seen) == 30
-    everyone = cohort.sample(data, 20, seed=0, round_number=1)
+    everyone, _ = cohort.sample(data, config("clients_per_round=20"), 1)
     assert sum(len(client.labels) for client in everyone) == sum(map(len, data.members))

@@ -76,7 +76,7 @@ def test_an_unbiased_encoder_errs_less_with_more_clients_and_a_biased_one_shows_
 def test_bits_an_element_are_those_of_the_plan(config):
     """A kernel that is encoded and padded, and a bias below the threshold."""
     settings = config("model=2nn", "encoder=hadamard", "encoder.bits=3", "encoder.threshold=20000")
-    model = models.build("2nn", datasets.spec(settings.dataset))
+    model = models.build(settings.model, datasets.spec(settings.dataset))
     rng = np.random.default_rng(0)
     layer = slice(2, 4)
     one = vectors.Vectors("", [[rng.normal(size=w.shape).astype(np.float32) for w in model.weights[layer]]])

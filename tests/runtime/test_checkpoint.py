@@ -23,22 +23,22 @@ POPULATION = 20
 )
 def test_a_restored_run_gives_the_same_weights_bit_for_bit(config, tmp_path, overrides):
     """Optimizer state, streams of noise, schedules and memories in both directions are part of it."""
-    checked = config(*overrides, "encoder.threshold=1000", "optimizer=fedadam", "model=2nn")
+    checked = config(*overrides, "encoder.threshold=1000", "optimizer=fedadam", "model=2nn", "clients_per_round=4")
     data = datasets.load(checked.dataset, 0)
-    model = models.build("2nn", data.spec)
+    model = models.build(checked.model, data.spec)
     path = tmp_path / "checkpoint.npz"
     with runtime.start(checked, model, POPULATION) as running:
         for number in (1, 2):
-            running.round(cohort.sample(data, 4, 0, number))
+            running.round(*cohort.sample(data, checked, number))
         checkpoint.write(path, 2, running.state())
         for number in (3, 4):
-            running.round(cohort.sample(data, 4, 0, number))
+            running.round(*cohort.sample(data, checked, number))
         uninterrupted = running.weights()
     with runtime.start(checked, model, POPULATION) as running:
         saved = checkpoint.read(path)
         running.restore(saved.state)
         for number in range(saved.round + 1, 5):
-            running.round(cohort.sample(data, 4, 0, number))
+            running.round(*cohort.sample(data, checked, number))
         for ours, theirs in zip(running.weights(), uninterrupted, strict=True):
             assert np.array_equal(ours, theirs)
 
@@ -58,14 +58,15 @@ def test_a_file_that_cannot_be_read_is_no_checkpoint(tmp_path):
 def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
     """The second run of an equal configuration compiles nothing; its seed is in its state alone."""
     data = datasets.load(config().dataset, 0)
-    model = models.build("cnn_small", data.spec)
+    model = models.build(config().model, data.spec)
 
     def weights(seed, forget):
         if forget:
             runtime._compiled.clear()
         overrides = ["encoder=hadamard", "encoder.bits=3", "encoder.threshold=100", "downlink=same", f"seed={seed}"]
-        with runtime.start(config(*overrides), model, POPULATION) as running:
-            running.round(cohort.sample(data, 4, seed, 1))
+        checked = config(*overrides, "clients_per_round=4")
+        with runtime.start(checked, model, POPULATION) as running:
+            running.round(*cohort.sample(data, checked, 1))
             return running.weights()
 
     fresh = weights(5, forget=True)

@@ -44,7 +44,7 @@ def start(config, tmp_path):
         study = studies.Study("sweep", storage, dimensions, again, first.seed)
 
         def plan(checked):
-            model = models.build(checked.model.name, datasets.spec(checked.dataset))
+            model = models.build(checked.model, datasets.spec(checked.dataset))
             return planning.of(checked, model, lambda: checked.dataset.clients).as_dict()
 
         def configure(point):

@@ -1,0 +1,131 @@
+"""A user's own data: IDX files or one NumPy archive, split into clients by a partition."""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fedsweep import schema, seeds
+from fedsweep.datasets import idx, partition
+from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory
+from fedsweep.errors import UserError
+
+_Arrays = Mapping[str, np.ndarray]  # x_train, y_train, x_test, y_test and, possibly, client_train and client_test
+
+
+def spec(config: schema.IdxData | schema.ArraysData) -> DataSpec:
+    """Shape and classes, as the files have them."""
+    arrays = _read(config)
+    classes = 1 + max(int(arrays["y_train"].max()), int(arrays["y_test"].max()))
+    return DataSpec(arrays["x_train"].shape[1:], max(classes, 2))
+
+
+def load(config: schema.IdxData | schema.ArraysData, seed: int) -> FederatedDataset:
+    """The data with the partition that the configuration names. The validation set, if one is asked for, is drawn from
+    `seed`: examples, or clients where the archive says whose each example is."""
+    arrays = _read(config)
+    images, labels = arrays["x_train"], arrays["y_train"]
+    rng = seeds.generator(seed, seeds.Stream.SPLIT)
+    about = {
+        "name": config.name,
+        "spec": spec(config),
+        "test": Examples(arrays["x_test"], arrays["y_test"], _numbered(arrays.get("client_test"))),
+        "source": ", ".join(map(str, _paths(config))),
+        "white": 255 if images.dtype == np.uint8 else None,
+    }
+    nothing = Examples(images[:0], labels[:0])
+    if "client_train" in arrays:
+        ids = np.unique(arrays["client_train"])
+        owners = _numbered(arrays["client_train"])
+        members = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
+        everybody = InMemory(Examples(images, labels), members, client_ids=ids.tolist(), validation=nothing, **about)
+        return everybody.hold_out(config.validation_fraction, rng)
+    order = rng.permutation(len(labels))
+    validation, train = map(np.sort, np.split(order, [round(config.validation_fraction * len(labels))]))
+    members = [train[part] for part in partition.make(config, labels[train], seed)]
+    held_out = Examples(images[validation], labels[validation])
+    return InMemory(Examples(images, labels), members, client_ids=range(config.clients), validation=held_out, **about)
+
+
+def _numbered(clients: np.ndarray | None) -> np.ndarray | None:
+    """Names or numbers of clients as numbers from 0."""
+    return None if clients is None else np.unique(clients, return_inverse=True)[1].astype(np.int32)
+
+
+def _paths(config: schema.IdxData | schema.ArraysData) -> list[Path]:
+    if isinstance(config, schema.ArraysData):
+        return [Path(config.file).expanduser()]
+    files = (config.train_images, config.train_labels, config.test_images, config.test_labels)
+    return [Path(file).expanduser() for file in files]
+
+
+def _read(config: schema.IdxData | schema.ArraysData) -> _Arrays:
+    paths = _paths(config)
+    return (_archive if isinstance(config, schema.ArraysData) else _idx_files)(*paths)
+
+
+@functools.lru_cache(maxsize=1)  # for the next run in this process
+def _idx_files(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> _Arrays:
+    arrays = {}
+    for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
+        pixels = idx.read(images, np.uint8, (None, None, None))[..., None]
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = pixels, idx.read(labels, np.uint8, (None,)).astype(np.int32)
+        _check_part(arrays, part, images, labels)
+    if arrays["x_test"].shape[1:] != arrays["x_train"].shape[1:]:
+        raise UserError(f"{test_images}: images of another size than those of {train_images}")
+    return arrays
+
+
+_NEEDED = ("x_train", "y_train", "x_test", "y_test")
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: Path) -> _Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if missing := [name for name in _NEEDED if name not in content.files]:
+                raise UserError(f"{path}: has no {missing[0]}; the arrays {', '.join(_NEEDED)} belong in it")
+            names = [*_NEEDED, *(name for name in ("client_train", "client_test") if name in content.files)]
+            arrays = {name: content[name] for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError) as error:  # a lone .npy has no names
+        raise UserError(f"{path}: not a whole npz file of plain arrays ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.ndim not in (3, 4) or x.dtype not in (np.uint8, np.float32, np.float64):
+            needs = "images, uint8 or float, [n, height, width] or [n, height, width, channels] belong"
+            raise UserError(f"{path}: x_{part} is {x.dtype} {list(x.shape)} where {needs}")
+        if y.ndim == 2 and y.shape[1] == 1:  # Keras's CIFAR
+            y = y[:, 0]
+        if y.ndim != 1 or y.dtype.kind not in "iu":
+            raise UserError(f"{path}: y_{part} is {y.dtype} {list(y.shape)} where classes, integers [n], belong")
+        x = x[..., None] if x.ndim == 3 else x
+        if x.dtype == np.float64:
+            x = x.astype(np.float32)
+        if x.dtype == np.float32 and not np.isfinite(x).all():
+            raise UserError(f"{path}: x_{part} holds a NaN or an infinity")
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = x, y.astype(np.int32)
+        _check_part(arrays, part, f"{path}: x_{part}", f"{path}: y_{part}")
+        clients = arrays.get(f"client_{part}")
+        if clients is not None and clients.shape != y.shape:
+            raise UserError(f"{path}: client_{part} has shape {list(clients.shape)} where {list(y.shape)} belongs")
+    if arrays["x_test"].shape[1:] != arrays["x_train"].shape[1:] or arrays["x_test"].dtype != arrays["x_train"].dtype:
+        raise UserError(f"{path}: x_test has images of another size or type than x_train")
+    return arrays
+
+
+def _check_part(arrays: _Arrays, part: str, images: object, labels: object) -> None:
+    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if len(x) != len(y):
+        raise UserError(f"{labels}: {len(y)} labels for the {len(x)} images of {images}")
+    if not len(y):
+        raise UserError(f"{labels}: holds no example")
+    if y.min() < 0:
+        raise UserError(f"{labels}: class {y.min()} where 0 or more belongs")

@@ -1,0 +1,230 @@
+"""The data sets of TFF's own loaders: Federated EMNIST, CIFAR-100, Shakespeare, Stack Overflow.
+
+TFF's loader opens the SQLite file in its cache folder; a client's examples are read when it takes part. TFF downloads
+to the file's final name, so what it leaves when it is cut off looks whole: the download is ours (`download`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsweep import schema, seeds
+from fedsweep.datasets import download, text
+from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, held_out_clients
+from fedsweep.datasets.folders import place
+from fedsweep.errors import UserError
+
+_URL = "https://storage.googleapis.com/tff-datasets-public/"
+_Features = Mapping[str, np.ndarray]  # of all examples of a client
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How one of the loaders is used."""
+
+    file: str  # in TFF's cache
+    load: Callable[..., Sequence[tff.simulation.datasets.ClientData]]  # of the folder: training first, test last
+    splits: tuple[str, str]  # what the file calls them
+    features: tuple[str, ...]  # those that are read
+    examples: Callable[[_Features], tuple[np.ndarray, np.ndarray]]  # as stored inputs and labels
+    white: float | None
+
+
+def spec(config: schema.TffData) -> DataSpec:
+    """Shapes and classes of the data set, without reading it."""
+    if isinstance(config, schema.EmnistData):
+        return DataSpec((28, 28, 1), config.classes)
+    if isinstance(config, schema.ShakespeareData):
+        return DataSpec((config.sequence_length,), text.CHARACTERS.size, text=True)
+    if isinstance(config, schema.StackOverflowData):
+        words = text.Vocabulary(map(str, range(config.vocabulary)))  # as many as there will be
+        return DataSpec((config.sequence_length,), words.size, text=True, uncounted=(words.unknown, words.end))
+    return DataSpec((32, 32, 3), 100)
+
+
+def load(config: schema.TffData, seed: int) -> FederatedDataset:
+    """Opens the data set, after its download if it is not there. `seed` draws the clients that are held out."""
+    folder, _ = place(config.name, config.dir, Path.home() / ".tff")
+    download.lzma_file(f"{_URL}{_FILES[config.name]}.lzma", folder / _FILES[config.name])
+    return _Files(config, _source(config, folder), folder, seed)
+
+
+_FILES = {
+    "emnist": "emnist_all.sqlite",
+    "cifar100": "cifar100.sqlite",
+    "shakespeare": "shakespeare.sqlite",
+    "stackoverflow": "stackoverflow.sqlite",
+}
+
+
+def _source(config: schema.TffData, folder: Path) -> _Source:
+    loaders = tff.simulation.datasets
+    file = _FILES[config.name]
+    if isinstance(config, schema.EmnistData):
+        digits = config.classes == 10
+        load = functools.partial(loaders.emnist.load_data, only_digits=digits)
+        which = "digits_only" if digits else "all"
+        splits = (f"{which}_train", f"{which}_test")
+        return _Source(file, load, splits, ("pixels", "label"), _emnist, None)
+    if isinstance(config, schema.ShakespeareData):
+        examples = functools.partial(_speeches, length=config.sequence_length)
+        return _Source(file, loaders.shakespeare.load_data, ("train", "test"), ("snippets",), examples, None)
+    if isinstance(config, schema.StackOverflowData):
+        words = _words(str(folder), config.vocabulary)
+        examples = functools.partial(_sentences, words=words, length=config.sequence_length)
+        return _Source(file, loaders.stackoverflow.load_data, ("train", "test"), ("tokens",), examples, None)
+    return _Source(file, loaders.cifar100.load_data, ("train", "test"), ("image", "label"), _cifar, 255)
+
+
+def _emnist(features: _Features) -> tuple[np.ndarray, np.ndarray]:
+    return features["pixels"][..., None], features["label"]
+
+
+def _cifar(features: _Features) -> tuple[np.ndarray, np.ndarray]:
+    return features["image"], features["label"].astype(np.int32)
+
+
+def _speeches(features: _Features, length: int) -> tuple[np.ndarray, np.ndarray]:
+    pieces = [text.CHARACTERS.numbers(speech.decode("utf-8", "replace")) for speech in features["snippets"]]
+    return text.sequences(pieces, length)
+
+
+def _sentences(features: _Features, words: text.Vocabulary, length: int) -> tuple[np.ndarray, np.ndarray]:
+    pieces = [words.numbers(sentence.decode("utf-8", "replace").split()) for sentence in features["tokens"]]
+    return text.sequences(pieces, length, most=length)
+
+
+@functools.lru_cache(maxsize=1)
+def _words(folder: str, size: int) -> text.Vocabulary:
+    """The `size` words that most users have written."""
+    archive = Path(folder) / "datasets" / "stackoverflow.word_count.tar.bz2"
+    try:
+        counts = tff.simulation.datasets.stackoverflow.load_word_counts(cache_dir=folder, vocab_size=size)
+    except OSError as error:
+        raise UserError(f"{archive}: cannot be read or written ({error})") from error
+    except ValueError as error:
+        raise UserError(f"{archive}: holds something else than words and their counts ({error})") from error
+    except Exception as error:  # Keras has no class of its own for "URL fetch failure"
+        raise UserError(f"{archive}: absent, and it cannot be downloaded ({error}); put it there") from error
+    if len(counts) < size:
+        raise UserError(f"dataset.vocabulary={size}: {archive} has {len(counts)} words")
+    return text.Vocabulary(counts)
+
+
+class _Files(FederatedDataset):
+    """Clients in one of TFF's SQLite files. Only their names and sizes are in memory, and the held-out examples."""
+
+    def __init__(self, config: schema.TffData, source: _Source, folder: Path, seed: int):
+        path = folder / source.file
+        train, test = _opened(source, folder)
+        sizes, test_sizes = (_sizes(path, split) for split in source.splits)
+        self._path, self._source = path, source
+        self._train = _Reader(train, source, path)
+        rng = seeds.generator(seed, seeds.Stream.SPLIT)
+        ids = train.client_ids
+        kept, held = held_out_clients(len(ids), config.validation_fraction, rng)
+        if len(held):
+            validation = self._train.pooled([ids[k] for k in held], sizes, config.test_examples, rng)
+        super().__init__(
+            name=config.name,
+            spec=spec(config),
+            client_ids=ids if len(kept) == len(ids) else [ids[k] for k in kept],
+            sizes=np.fromiter((sizes.get(ids[k], 0) for k in kept), np.int64, len(kept)),
+            test=_Reader(test, source, path).pooled(test.client_ids, test_sizes, config.test_examples, rng),
+            validation=validation if len(held) else _nothing(spec(config)),
+            source=str(path),
+            white=source.white,
+        )
+
+    def stored(self, client: int, most: int | None = None) -> Examples:
+        inputs, labels = self._train.read(self.client_ids[client], most)
+        return Examples(inputs[:most], labels[:most])
+
+    def digest(self) -> str:
+        """Of the names and sizes of clients, of the held-out examples and of the file's size: the file can have
+        gigabytes."""
+        sha = hashlib.sha256(f"{self._source.file} {self._source.splits} {self._path.stat().st_size}".encode())
+        sha.update("\n".join(self.client_ids).encode())
+        for array in (self.sizes, *self.test.arrays(), *self.validation.arrays()):
+            sha.update(np.ascontiguousarray(array))
+        return sha.hexdigest()
+
+
+def _nothing(spec: DataSpec) -> Examples:
+    return Examples(np.zeros([0, *spec.input_shape], np.float32), np.zeros([0], np.int32))
+
+
+class _Reader:
+    """Reads clients of one split through TFF's ClientData, with a graph that is traced once for all clients."""
+
+    def __init__(self, data: tff.simulation.datasets.ClientData, source: _Source, path: Path):
+        self._source, self._path = source, path
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])
+        def features(client_id, most):
+            examples = data.serializable_dataset_fn(client_id).take(most)
+            examples = examples.map(lambda example: {name: example[name] for name in source.features})
+            return examples.batch(2**40).get_single_element()
+
+        self._features = features
+
+    def read(self, client_id: str, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Stored inputs and labels of a client's `most` first rows."""
+        quoted = client_id.replace("'", "''")  # it becomes part of TFF's query
+        try:
+            features = self._features(quoted, -1 if most is None else most)
+        except tf.errors.OpError as error:
+            what = str(error.message).splitlines()[0]
+            raise UserError(f"{self._path}: client {client_id}: its examples cannot be read ({what})") from error
+        return self._source.examples({name: tensor.numpy() for name, tensor in features.items()})
+
+    def pooled(
+        self, ids: Sequence[str], sizes: Mapping[str, int], most: int | None, rng: np.random.Generator
+    ) -> Examples:
+        """The examples of these clients; with `most`, of as many clients, in random order, as it takes for so many."""
+        order, found, owners, count = range(len(ids)), [], [], 0
+        if most is not None and most < sum(sizes.get(client, 0) for client in ids):
+            order = rng.permutation(len(ids))
+        for owner in order:
+            if most is not None and count >= most:
+                break
+            found.append(self.read(ids[owner], None if most is None else most - count))
+            owners.append(owner)
+            count += len(found[-1][1])
+        inputs, labels = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        clients = np.repeat(np.arange(len(owners), dtype=np.int32), [len(labels) for _, labels in found])
+        return Examples(inputs, labels, clients).rows(slice(most))
+
+
+def _opened(source: _Source, folder: Path) -> tuple[tff.simulation.datasets.ClientData, ...]:
+    """TFF's training and test data; a third split, which Stack Overflow has, is not used."""
+    path = folder / source.file
+    try:
+        train, *_, test = source.load(cache_dir=str(folder))
+    except StopIteration as error:
+        raise UserError(f"{path}: holds no client in {' or '.join(source.splits)}; fetch it again") from error
+    except (sqlite3.Error, tff.simulation.datasets.sql_client_data.DatabaseFormatError) as error:
+        raise UserError(f"{path}: not a SQLite file in TFF's format ({error}); fetch it again") from error
+    return train, test
+
+
+def _sizes(path: Path, split: str) -> dict[str, int]:
+    """client -> its number of rows."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            rows = connection.execute(
+                "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ?", [split]
+            )
+            return dict(rows.fetchall())
+        except sqlite3.Error as error:
+            raise UserError(f"{path}: {error}; fetch it again") from error
