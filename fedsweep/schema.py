@@ -25,6 +25,7 @@ VALUES = (  # what a sparsifier's values can be encoded with
 )  # fmt: skip
 CODES = ("packed", "huffman", "range", "elias_gamma", "elias_delta", "golomb_rice", "zero_run")
 PARTITIONS = ("dirichlet", "iid", "shards", "quantity")
+TEXT_DATASETS = ("shakespeare", "stackoverflow", "tiny_shakespeare")
 TEXT_MODELS = ("char_lstm", "word_lstm")
 LR_SCHEDULES = ("constant", "linear", "cosine", "exponential")
 SAMPLINGS = ("uniform", "fixed", "cyclic")
@@ -649,7 +650,7 @@ def _check_dataset(dataset: Dataset) -> None:
 
 
 def _check_model(config: Config) -> None:
-    name, text = config.model.name, hasattr(config.dataset, "sequence_length")
+    name, text = config.model.name, config.dataset.name in TEXT_DATASETS
     if isinstance(config.model, KerasModel):
         needs = "module:function, of a function that can be imported"
         _require(config.model.maker.count(":") == 1, "model.maker", config.model.maker, needs)

@@ -20,7 +20,10 @@ from fedsweep.errors import UserError
 from fedsweep.units import parse_bits
 
 _VENUES = ("neurips", "icml", "ieee", "aaai", "wide")
-_METRICS = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "validation_accuracy", "validation_loss")
+_METRICS = (
+    *("test_accuracy", "test_accuracy_p10", "test_accuracy_p50", "test_accuracy_p90", "test_loss"),
+    *("train_accuracy", "train_loss", "validation_accuracy", "validation_loss"),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,9 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
         from fedsweep.pareto import analysis, export, load, terminal
 
         export.check(formats)
-        needed = dict.fromkeys((question["y"], question["y"].replace("test_", "validation_")))
+        asked = analysis.Question(**question)
+        needed = dict.fromkeys((asked.y, asked.validation))
         sweeps = [load.load(sweep, options.tracking_uri, tuple(needed)) for sweep in dict.fromkeys(options.sweeps)]
-        answer = analysis.analyse(sweeps, analysis.Question(**question))
+        answer = analysis.analyse(sweeps, asked)
         written = export.write(answer, options.out, options.venue, formats, ["python", "-m", "fedsweep.pareto", *given])
         terminal.show(answer)
         print(f"Files: {options.out}: {', '.join(path.name for path in written)}")

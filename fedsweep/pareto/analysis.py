@@ -39,6 +39,11 @@ class Question:
         """Times y it is a cost: less is better."""
         return 1 if self.y.endswith("loss") else -1
 
+    @property
+    def validation(self) -> str:
+        """What is chosen by where there is a validation split: y of that split (for single clients, of all of them)."""
+        return self.y.replace("test_", "validation_").partition("_p")[0]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -86,9 +91,7 @@ class Analysis:
             return f"selected by {self.select.replace('_', ' ')}, reported by {reported}"
         if not self.question.y.startswith("test_"):
             return f"selected and reported by {reported}"
-        held_out = [
-            sweep.rounds[self.question.y.replace("test_", "validation_")].notna().any() for sweep in self.sweeps
-        ]
+        held_out = [sweep.rounds[self.question.validation].notna().any() for sweep in self.sweeps]
         why = "not all sweeps have held out a validation split" if any(held_out) else "no validation split was held out"
         return f"selected and reported by {reported}: {why}"
 
@@ -140,9 +143,9 @@ def analyse(sweeps: Sequence[Sweep], question: Question) -> Analysis:
 
 def _selected_by(rounds: pd.DataFrame, question: Question) -> str:
     """The validation metric where every run has it and the test metric is asked for, else the metric itself."""
-    validation = question.y.replace("test_", "validation_")
     evaluated = rounds[rounds[question.y].notna()]
-    return validation if len(evaluated) and evaluated[validation].notna().all() else question.y
+    found = len(evaluated) and evaluated[question.validation].notna().all()
+    return question.validation if found else question.y
 
 
 def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:

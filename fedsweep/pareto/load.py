@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     import mlflow
 
 BITS = ("uplink_bits", "downlink_bits", "total_bits")
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
+METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "test_accuracy_p10",  # over the clients of the test set
+    "test_accuracy_p50",
+    "test_accuracy_p90",
+    "validation_loss",
+    "validation_accuracy",
+)
 # How MLflow calls the columns of rounds.csv.
 IN_MLFLOW = {
     **{column: column.replace("_", "/", 1) for column in METRICS},

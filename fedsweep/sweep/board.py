@@ -16,6 +16,8 @@ from fedsweep.sweep.record import Record, Trial
 from fedsweep.tracking.run_folder import is_over
 from fedsweep.units import format_bits
 
+_FEW = 4  # runs of a sweep that a person follows one by one: a line an evaluation, on a terminal, too
+
 
 @dataclass
 class _State:
@@ -43,6 +45,7 @@ class Board:
         self._console = Console()
         self._replicates, self._workers = record.replicates, workers
         self._left = record.n_trials * record.replicates  # runs without a result
+        self._lines = not self._console.is_terminal or self._left <= _FEW
         self._running: dict[tuple[int, int], _State] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._durations: list[float] = []
@@ -79,12 +82,12 @@ class Board:
         self._running[run.trial, run.replicate] = _State(run)
         self.tick()
 
-    def advance(self, run: Run, number: int, accuracy: float | None, bits: int) -> None:
-        """A round has ended; `accuracy` is that of the last evaluation."""
+    def advance(self, run: Run, number: int, accuracy: float | None, uplink: int, downlink: int) -> None:
+        """A round has ended; `accuracy` is that of the last evaluation, bits are cumulative."""
         state = self._running[run.trial, run.replicate]
-        state.round, state.accuracy, state.bits = number, accuracy, bits
-        if not self._console.is_terminal and accuracy is not None and number % run.config.evaluate_every == 0:
-            sent = f"accuracy {accuracy:.4f}  {format_bits(bits)}"
+        state.round, state.accuracy, state.bits = number, accuracy, uplink + downlink
+        if self._lines and accuracy is not None and number % run.config.evaluate_every == 0:
+            sent = f"accuracy {accuracy:.4f}  up {format_bits(uplink)}  down {format_bits(downlink)}"
             self.say(f"{run.title} round {number}/{state.rounds}  {sent}  {self._time_left()}")
 
     def finish(self, run: Run, result: dict) -> None:

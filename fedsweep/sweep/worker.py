@@ -45,7 +45,7 @@ class _Reporter(Progress):
         _tell(self._connection, "goes on", rounds)
 
     def advance(self, round_number: int, accuracy: float | None, uplink_bits: int, downlink_bits: int) -> None:
-        _tell(self._connection, "round", (round_number, accuracy, uplink_bits + downlink_bits))
+        _tell(self._connection, "round", (round_number, accuracy, uplink_bits, downlink_bits))
 
 
 def _tell(connection: Connection, kind: str, content: object) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from formats import write_tff
+from formats import write_emnist, write_tff
 
 from fedsweep import datasets, schema
 from fedsweep.datasets import download, tff_files
@@ -40,17 +40,8 @@ def plays(data_folder):
 
 @pytest.fixture(scope="session")
 def emnist_folder(digits, tmp_path_factory):
-    """Federated EMNIST with 8 writers: 1.0 is background; the last 5 digits of each are its test digits."""
     folder = tmp_path_factory.mktemp("emnist")
-    splits = {name: {} for name in ("digits_only_train", "digits_only_test", "all_train", "all_test")}
-    for k in range(8):
-        images, labels = digits.client(k)
-        rows = [{"pixels": 1 - image, "label": [label]} for image, label in zip(images, labels, strict=True)]
-        letters = [{"pixels": 1 - images[0], "label": [61]}]
-        writer = f"f{k:04}_{k}" if k else "o'hara"
-        splits["digits_only_train"][writer], splits["digits_only_test"][writer] = rows[:-5], rows[-5:]
-        splits["all_train"][writer], splits["all_test"][writer] = rows[:-5] + letters, rows[-5:] + letters
-    write_tff(folder / "emnist_all.sqlite", splits)
+    write_emnist(folder, digits, 8)
     return folder
 
 

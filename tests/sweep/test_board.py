@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,12 @@ def test_without_a_terminal_there_are_plain_lines(config, capsys, monkeypatch):
     one = run(config)
     with Board(RECORD, 2) as board:
         board.begin(one)
-        board.advance(one, 1, None, 100)  # no evaluation, no line
-        board.advance(one, 2, 0.25, 2**20)
+        board.advance(one, 1, None, 100, 100)  # no evaluation, no line
+        board.advance(one, 2, 0.25, 2**20, 2**21)
         board.finish(one, done())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("trial 0 replicate 0 round 2/4  accuracy 0.2500  1.00 Mibit")
+    assert lines[0].startswith("trial 0 replicate 0 round 2/4  accuracy 0.2500  up 1.00 Mibit  down 2.00 Mibit")
     assert lines[1].startswith(
         "trial 0 replicate 0: complete  accuracy 0.5000  1.00 Mibit  [1 complete, 7 to do; 0:00:0"
     )
@@ -58,11 +59,20 @@ def test_on_a_terminal_there_is_one_table_of_what_runs(config, capsys, monkeypat
     with Board(RECORD, 2) as board:
         board.begin(first)
         board.begin(second)
-        board.advance(first, 3, 0.75, 2**30)
+        board.advance(first, 4, 0.75, 2**29, 2**29)
         board.tick()
         shown = capsys.readouterr().out
-    assert "trial 0 replicate 0" in shown and "3/4" in shown and "0.7500" in shown and "1.00 Gibit" in shown
+    assert "trial 0 replicate 0" in shown and "4/4" in shown and "0.7500" in shown and "1.00 Gibit" in shown
     assert "trial 1 replicate 0" in shown and "compiling" in shown and "8 to do" in shown
+    assert "round 4/4" not in shown
+
+
+def test_few_runs_are_followed_line_by_line_on_a_terminal_too(config, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Board(dataclasses.replace(RECORD, n_trials=2), 1) as board:
+        board.begin(run(config))
+        board.advance(run(config), 2, 0.5, 2**20, 2**20)
+    assert "trial 0 replicate 0 round 2/4  accuracy 0.5000  up 1.00 Mibit  down 1.00 Mibit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

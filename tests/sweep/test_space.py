@@ -142,3 +142,52 @@ def test_a_long_range_is_never_listed(parse):
 def test_a_dimension_without_values_is_refused(parse, argument, says):
     with pytest.raises(UserError, match=says):
         spaces.parse(parse([argument]))
+
+
+def grids(parse, arguments, *texts):
+    space = spaces.parse(parse(arguments), [parse(text.split()) for text in texts])
+    assert space.size == len(list(space.points()))
+    return space, [space.arguments(point) for point in space.points()]
+
+
+def test_a_union_of_grids_has_the_points_of_each_with_the_keys_of_each(parse):
+    space, found = grids(
+        parse,
+        ["rounds=3", "seed=1,2"],
+        "encoder=identity",
+        "encoder=eden,drive encoder.rotation=fourier",
+        "encoder=sign",
+    )
+    assert found[:3] == [
+        ["rounds=3", "seed=1", "encoder=identity"],
+        ["rounds=3", "seed=2", "encoder=identity"],
+        ["rounds=3", "seed=1", "encoder=eden", "encoder.rotation=fourier"],
+    ]
+    assert len(found) == 2 + 4 + 2 == len(set(map(tuple, found)))
+    assert space.describe() == {
+        "seed": ["1", "2"], "encoder": ["identity", "eden", "drive", "sign"], "encoder.rotation": ["fourier"],
+    }  # fmt: skip
+    assert space.probes() == list(space.points())
+
+
+def test_a_point_of_two_grids_is_there_once(parse):
+    _, found = grids(parse, [], "encoder=eden,drive", "encoder=drive,sign")
+    assert found == [["encoder=eden"], ["encoder=drive"], ["encoder=sign"]]
+
+
+def test_what_the_command_line_says_of_a_key_counts_in_every_grid(parse):
+    _, found = grids(parse, ["encoder.bits=3"], "encoder=eden encoder.bits=1,2,4", "encoder=uniform encoder.bits=8")
+    assert found == [["encoder.bits=3", "encoder=eden"], ["encoder.bits=3", "encoder=uniform"]]
+
+
+@pytest.mark.parametrize(
+    ("argument", "grid", "says"),
+    [
+        ("optimizer.client_lr=interval(0.1,1)", "encoder=eden", "are enumerated, which an interval cannot be"),
+        ("rounds=3", "optimizer.client_lr=interval(0.1,1)", "is no list of values"),
+        ("rounds=3", "seed=range(0,100000)", "is no list of values"),
+    ],
+)
+def test_grids_have_an_end(parse, argument, grid, says):
+    with pytest.raises(UserError, match=says):
+        grids(parse, [argument], grid)

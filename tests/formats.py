@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from fedsweep.datasets import FederatedDataset
+
 
 def write_idx(path: Path, array: np.ndarray) -> None:
     """An IDX file, compressed if its name ends in .gz."""
@@ -39,6 +41,20 @@ def write_tff(path: Path, splits: Mapping[str, Mapping[str, Sequence[Mapping[str
                 connection.execute("INSERT INTO client_metadata VALUES (?, ?, ?)", (client, split, len(rows)))
         connection.execute("CREATE INDEX idx_examples ON examples (split_name, client_id)")
     connection.close()
+
+
+def write_emnist(folder: Path, digits: FederatedDataset, writers: int) -> None:
+    """Federated EMNIST of the first writers of real digits: 1.0 is background; the last 5 digits of each are its test
+    digits. With letters each has the same one more in both splits. One writer's name has a quote in it."""
+    splits = {name: {} for name in ("digits_only_train", "digits_only_test", "all_train", "all_test")}
+    for k in range(writers):
+        images, labels = digits.client(k)
+        rows = [{"pixels": 1 - image, "label": [label]} for image, label in zip(images, labels, strict=True)]
+        letters = [{"pixels": 1 - images[0], "label": [61]}]
+        writer = f"f{k:04}_{k}" if k else "o'hara"
+        splits["digits_only_train"][writer], splits["digits_only_test"][writer] = rows[:-5], rows[-5:]
+        splits["all_train"][writer], splits["all_test"][writer] = rows[:-5] + letters, rows[-5:] + letters
+    write_tff(folder / "emnist_all.sqlite", splits)
 
 
 def _serialized(example: Mapping[str, object]) -> bytes:
