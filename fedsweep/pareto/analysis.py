@@ -227,7 +227,9 @@ def _label(configs: pd.DataFrame, keys: Sequence[str], group: str, sweeps: Seque
     for key in keys:  # client_lr and server_lr stay apart, encoder.bits and downlink.bits become whole names
         if list(names.values()).count(names[key]) > 1 or "." not in key:
             names[key] = key
-    told = [key for key in keys if key != group and key.partition(".")[0] != "dataset"]
+    # what all configurations of each group share, their name tells (each of several grids has keys of its own)
+    varied = configs.groupby("group")[list(keys)].nunique().max() > 1 if keys else {}
+    told = [key for key in keys if key != group and key.partition(".")[0] != "dataset" and varied[key]]
     several = configs.group.nunique() > 1
 
     def words(row: pd.Series) -> str:
