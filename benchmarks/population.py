@@ -1,4 +1,4 @@
-"""A data set of a million clients in TFF's format: seconds and memory to open it, milliseconds to read a round's clients.
+"""A data set of a million clients in TFF's format: seconds and memory to open it, milliseconds to read a client.
 
   python benchmarks/population.py [--clients 1000000]
 
