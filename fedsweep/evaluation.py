@@ -16,6 +16,7 @@ from fedsweep.models import Model, scoring
 from fedsweep.runtime.graphs import as_function
 
 _BATCH = 500  # examples; small enough that several threads share even a small test set
+_LOGITS = 2**22  # of a batch at most: a vocabulary makes them many (16 MiB, and the softmax)
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}  # of the accuracies of single clients
 
 
@@ -54,6 +55,8 @@ class Evaluator:
 
     def __init__(self, model: Model, dataset: FederatedDataset, threads: int):
         self._dataset, self._threads, self._scores = dataset, threads, _scores(model)
+        logits = model.spec.classes * (model.spec.input_shape[0] if model.spec.text else 1)
+        self._batch = min(_BATCH, max(1, _LOGITS // logits))
 
     def test(self, weights: Sequence[np.ndarray]) -> Evaluation:
         return self._evaluate(weights, self._dataset.test)
@@ -66,12 +69,12 @@ class Evaluator:
         tensors = [tf.constant(weight) for weight in weights]
 
         def batch(start: int) -> list[np.ndarray]:
-            rows = examples.rows(slice(start, start + _BATCH))
+            rows = examples.rows(slice(start, start + self._batch))
             inputs = tf.constant(self._dataset.scaled(rows.inputs))
             return [tensor.numpy() for tensor in self._scores(*tensors, inputs, tf.constant(rows.labels))]
 
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            parts = zip(*pool.map(batch, range(0, len(examples), _BATCH)), strict=True)
+            parts = zip(*pool.map(batch, range(0, len(examples), self._batch)), strict=True)
         losses, labels, hits, counted = (np.hstack(part).astype(np.float64) for part in parts)
         return Evaluation(
             loss=_share(losses, labels),

@@ -13,7 +13,12 @@ def function(key: str, name: str) -> Callable:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (
+        ImportError,
+        AttributeError,
+        ValueError,
+        TypeError,
+    ) as error:  # the last: no module's name
         raise UserError(f"{key}={name}: {error}; name a function that can be imported") from error
     if not callable(found):
         raise UserError(f"{key}={name}: is no function; name one")

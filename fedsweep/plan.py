@@ -58,11 +58,10 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
 
     more = " and what the codes take" if plan.coded else ""
     everyone = f" (the model to all {plan.receivers} of the data set)" if plan.receivers != plan.clients else ""
-    for name, times in (
-        (f"A round of {plan.clients} clients{everyone}", 1),
-        (f"{config.rounds} rounds", config.rounds),
-    ):
-        sent, received = (bits * times for bits in plan.round_bits)
+    for name, (sent, received) in {
+        f"A round of {plan.clients} clients{everyone}": plan.round_bits,
+        f"{config.rounds} rounds": plan.run_bits(config.rounds),
+    }.items():
         console.print(
             f"{name}: uplink {format_bits(sent)}, downlink {format_bits(received)}, total"
             f" {format_bits(sent + received)}{more}",

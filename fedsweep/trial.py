@@ -57,7 +57,7 @@ class _Result:
             self.by_client = row.by_client
 
     def as_dict(self) -> dict:
-        sent, received = cohort.messages(self.config, self.population, self.rounds)
+        sent, received = cohort.messages(self.config, lambda: self.population, self.rounds)
         return {
             "status": self.status,
             "test_accuracy": self.test_accuracy,

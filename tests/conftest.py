@@ -102,6 +102,6 @@ def about(tmp_path) -> tracking.About:
     """What a tracker must know of a run, in the test's folder."""
     (tmp_path / "config.yaml").write_text("rounds: 2\n")
     data = {"description": "digits", "source": "here", "sha256": "0" * 64}
-    bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
+    bits = ("clients", "messages", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
     environment = {"command": ["fedsweep"], "git_commit": None, "data": data}
     return tracking.About("run", tmp_path, environment, dict.fromkeys(bits, 1))

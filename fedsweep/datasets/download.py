@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import lzma
 import re
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pooch
@@ -61,17 +63,18 @@ def lzma_file(url: str, path: Path) -> None:
     """
     if path.is_file():
         return
-    archive = path.with_name(path.name + ".lzma.part")
+    archive, draft = path.with_name(path.name + ".lzma.part"), path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        announced = _fetch(url, archive)
-        if announced and announced != _md5(archive):
-            archive.unlink()
-            raise UserError(f"{path}: what {url} sent is damaged (its MD5 sum is another one); start again")
-        draft = path.with_name(path.name + ".part")
-        _decompress(archive, draft)
-        draft.rename(path)
-        archive.unlink()
+        with _alone(archive):
+            if not path.is_file():
+                announced = _fetch(url, archive)
+                if announced and announced != _md5(archive):
+                    archive.unlink()
+                    raise UserError(f"{path}: what {url} sent is damaged (its MD5 sum is another one); start again")
+                _decompress(archive, draft)
+                draft.rename(path)
+            archive.unlink(missing_ok=True)
     except requests.RequestException as error:
         raise UserError(
             f"{path}: absent, and it cannot be downloaded ({type(error).__name__} at {url}); put the decompressed file"
@@ -82,6 +85,22 @@ def lzma_file(url: str, path: Path) -> None:
         raise UserError(f"{path}: what {url} sent is no whole LZMA file ({error}); start again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        draft.unlink(missing_ok=True)
+        if archive.exists() and not archive.stat().st_size:
+            archive.unlink()
+
+
+@contextlib.contextmanager
+def _alone(archive: Path) -> Iterator[None]:
+    """One process downloads; another one that wants the same file waits for it."""
+    with archive.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"fedsweep: another process is downloading {archive}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _fetch(url: str, archive: Path) -> bytes | None:

@@ -79,7 +79,7 @@ class FederatedDataset(abc.ABC):
 
     @abc.abstractmethod
     def digest(self) -> str:
-        """SHA-256: equal digests are equal data."""
+        """SHA-256 over what is in memory: of all examples and who holds them, or (`tff_files`) of less."""
 
     def client(self, client: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """A client's inputs, float32 in [0, 1] or tokens int32, and labels, int32; at most the `most` first ones."""
@@ -113,7 +113,8 @@ class InMemory(FederatedDataset):
     def digest(self) -> str:
         sha = hashlib.sha256()
         held_out = (*self.test.arrays(), *self.validation.arrays())
-        for array in (self.examples.inputs, self.examples.labels, *held_out, *self.members):
+        sha.update("\n".join(map(str, self.client_ids)).encode())
+        for array in (self.sizes, self.examples.inputs, self.examples.labels, *held_out, *self.members):
             sha.update(np.ascontiguousarray(array))
         return sha.hexdigest()
 

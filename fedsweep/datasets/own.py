@@ -106,6 +106,8 @@ def _archive(path: Path) -> _Arrays:
             y = y[:, 0]
         if y.ndim != 1 or y.dtype.kind not in "iu":
             raise UserError(f"{path}: y_{part} is {y.dtype} {list(y.shape)} where classes, integers [n], belong")
+        if len(y) and y.max() >= 2**16:
+            raise UserError(f"{path}: y_{part} has class {y.max()}; classes are numbered from 0")
         x = x[..., None] if x.ndim == 3 else x
         if x.dtype == np.float64:
             x = x.astype(np.float32)

@@ -6,6 +6,8 @@ example once, and no client is empty. What is drawn comes from `rng`.
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from fedsweep import schema, seeds
@@ -76,7 +78,11 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Gen
 
 def _filled(parts: list[list[int]]) -> list[np.ndarray]:
     """A client that would stay empty takes one example from the client that holds most, so every client can train."""
+    largest = [(-len(part), k) for k, part in enumerate(parts)]
+    heapq.heapify(largest)
     for part in parts:
         if not part:
-            part.append(max(parts, key=len).pop())
+            size, k = heapq.heappop(largest)
+            part.append(parts[k].pop())
+            heapq.heappush(largest, (size + 1, k))
     return [np.sort(np.array(part)) for part in parts]

@@ -1,7 +1,8 @@
 """The data sets of TFF's own loaders: Federated EMNIST, CIFAR-100, Shakespeare, Stack Overflow.
 
 TFF's loader opens the SQLite file in its cache folder; a client's examples are read when it takes part. TFF downloads
-to the file's final name, so what it leaves when it is cut off looks whole: the download is ours (`download`).
+to the file's final name, so what it leaves when it is cut off looks whole: the download is ours (`download`), but for
+Stack Overflow's small archive of word counts, whose checksum TFF knows.
 """
 
 from __future__ import annotations
@@ -58,9 +59,8 @@ def load(config: schema.TffData, seed: int) -> FederatedDataset:
     folder, _ = place(config.name, config.dir, Path.home() / ".tff")
     file = folder / _FILES[config.name]
     download.lzma_file(f"{_URL}{file.name}.lzma", file)
-    draws = config.validation_fraction > 0 or config.test_examples is not None
     version = (file.stat().st_mtime_ns, file.stat().st_size)
-    return _open(type(config), dataclasses.astuple(config), folder, seed if draws else 0, version)
+    return _open(type(config), dataclasses.astuple(config), folder, seed if config.validation_fraction else 0, version)
 
 
 @functools.lru_cache(maxsize=1)  # for the next run in this process
@@ -126,7 +126,7 @@ def _words(folder: str, size: int) -> text.Vocabulary:
     except ValueError as error:
         raise UserError(f"{archive}: holds something else than words and their counts ({error})") from error
     except Exception as error:  # Keras has no class of its own for "URL fetch failure"
-        raise UserError(f"{archive}: absent, and it cannot be downloaded ({error}); put it there") from error
+        raise UserError(f"{archive}: absent or damaged, and it cannot be downloaded ({error}); put it there") from error
     if len(counts) < size:
         raise UserError(f"dataset.vocabulary={size}: {archive} has {len(counts)} words")
     return text.Vocabulary(counts)
@@ -151,7 +151,10 @@ class _Files(FederatedDataset):
             spec=spec(config),
             client_ids=ids if len(kept) == len(ids) else [ids[k] for k in kept],
             sizes=np.fromiter((sizes.get(ids[k], 0) for k in kept), np.int64, len(kept)),
-            test=_Reader(test, source, path).pooled(test.client_ids, test_sizes, config.test_examples, rng),
+            # the same test set for every seed: replicates differ in training alone
+            test=_Reader(test, source, path).pooled(
+                test.client_ids, test_sizes, config.test_examples, seeds.generator(0, seeds.Stream.SPLIT)
+            ),
             validation=validation if len(held) else _nothing(spec(config)),
             source=str(path),
             white=source.white,
@@ -162,8 +165,8 @@ class _Files(FederatedDataset):
         return Examples(inputs[:most], labels[:most])
 
     def digest(self) -> str:
-        """Of the names and sizes of clients, of the held-out examples and of the file's size: the file can have
-        gigabytes."""
+        """Of the names and sizes of clients, of the held-out examples and of the file's size, not of what clients hold:
+        the file can have gigabytes."""
         sha = hashlib.sha256(f"{self._source.file} {self._source.splits} {self._path.stat().st_size}".encode())
         sha.update("\n".join(self.client_ids).encode())
         for array in (self.sizes, *self.test.arrays(), *self.validation.arrays()):

@@ -7,6 +7,7 @@ The client's whole data is ONE element of its sequence, looped over inside the g
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -83,9 +84,9 @@ def build(
         initial, beside = tuple(received.trainable), tuple(received.non_trainable)
         direction = _direction(settings, initial, beside)
 
-        def train_on_batch(order, start, weights, optimizer_state, totals):
+        def train_on_batch(epoch_noise, order, start, weights, optimizer_state, totals):
             rows = order[start : start + config.client_batch_size]
-            noise = randomness.fold_in(randomness.fold_in(seed, _MODEL), start)
+            noise = randomness.fold_in(epoch_noise, start)
             slopes, found = gradient(weights, tf.gather(inputs, rows), tf.gather(labels, rows), noise)
             optimizer_state, weights = optimizer.next(optimizer_state, weights, direction(slopes, weights))
             more = [found.losses, found.hits, found.trained, found.counted]
@@ -95,9 +96,13 @@ def build(
         def train_epoch(epoch, *carried):
             shuffle_seed = randomness.fold_in(randomness.fold_in(seed, _SHUFFLES), epoch)
             order = tf.random.experimental.stateless_shuffle(tf.range(examples), shuffle_seed)
+            epoch_noise = randomness.fold_in(randomness.fold_in(seed, _MODEL), epoch)
             state = (order, 0, *carried)
             _, _, *carried = tf.while_loop(
-                lambda order, start, *_: start < examples, train_on_batch, state, parallel_iterations=1
+                lambda order, start, *_: start < examples,
+                functools.partial(train_on_batch, epoch_noise),
+                state,
+                parallel_iterations=1,
             )
             return (epoch + 1, *carried)
 

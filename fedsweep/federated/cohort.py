@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,13 @@ def draw(config: schema.Config, population: int, round_number: int) -> Cohort:
     return Cohort(chosen, chosen[stays])
 
 
-def messages(config: schema.Config, population: int, rounds: int) -> tuple[int, int]:
-    """(updates that clients have sent, models that they have received) in the first rounds."""
+def messages(config: schema.Config, population: Callable[[], int], rounds: int) -> tuple[int, int]:
+    """(updates that clients send, models that they receive) in the first rounds; `population` is asked if needed."""
     received = rounds * config.clients_per_round
     if not config.client_dropout:
         return received, received
-    return sum(len(draw(config, population, number).sending) for number in range(1, rounds + 1)), received
+    clients = population()
+    return sum(len(draw(config, clients, number).sending) for number in range(1, rounds + 1)), received
 
 
 def sample(dataset: FederatedDataset, config: schema.Config, round_number: int) -> tuple[list[ClientData], int]:

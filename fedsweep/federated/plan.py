@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import encoders, schema
-from fedsweep.federated import coded
+from fedsweep.federated import coded, cohort
 from fedsweep.models import Model
 from fedsweep.models.functional import WeightSpec
 
@@ -52,6 +52,7 @@ class Plan:
     downlink: tuple[TensorPlan, ...]
     clients: int  # that send in a round
     receivers: int  # that the model goes to in a round: those, or all clients of the data set (`downlink.build`)
+    messages: int  # updates that clients send in the whole run: fewer than it has clients where some drop out
     metrics_bits: int = 3 * METRIC_BITS
 
     @property
@@ -69,7 +70,7 @@ class Plan:
 
     @property
     def round_bits(self) -> tuple[int, int]:
-        """(uplink, downlink) bits of a round, all clients together; the least, where codes send more."""
+        """(uplink, downlink) bits of a round in which all clients send; the least, where codes send more."""
         model = sum(t.bits for t in self.downlink)
         return self.uplink_bits * self.clients, (model * self.receivers + (self.downlink_bits - model) * self.clients)
 
@@ -82,6 +83,10 @@ class Plan:
     def float32_downlink_bits(self) -> int:
         return sum(t.float32_bits for t in self.downlink)
 
+    def run_bits(self, rounds: int) -> tuple[int, int]:
+        """(uplink, downlink) bits of a run of so many rounds, all clients; the least, where codes send more."""
+        return self.uplink_bits * self.messages, self.round_bits[1] * rounds
+
     def as_dict(self) -> dict:
         """For result.json."""
         return {
@@ -93,6 +98,7 @@ class Plan:
             "float32_downlink_bits": self.float32_downlink_bits,
             "clients": self.clients,
             "receivers": self.receivers,
+            "messages": self.messages,
             "round_bits": self.round_bits,
             "coded": self.coded,
         }
@@ -131,6 +137,7 @@ def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Pl
         down_plans,
         clients,
         population() if config.downlink_difference else clients,
+        cohort.messages(config, population, config.rounds)[0],
         (4 if model.spec.uncounted else 3) * METRIC_BITS,
     )
 

@@ -44,6 +44,11 @@ def from_maker(maker: str, spec: DataSpec) -> Model:
             refuse(
                 f"{fixed[0]} is not trainable; clients send trained weights alone (group norm instead of batch norm)"
             )
+        before = set(tf.compat.v1.get_default_graph().get_operations())
+        keras(inputs, training=True)
+        forward = [op.type for op in tf.compat.v1.get_default_graph().get_operations() if op not in before]
+        if drawn := [kind for kind in forward if "Random" in kind and not kind.startswith("Stateless")]:
+            refuse(f"draws while it trains ({drawn[0]}, of dropout, say), which no seed repeats; leave that out")
         if any(variable.dtype != tf.float32 for variable in keras.trainable_variables):
             refuse("has weights that are not float32")
 
@@ -58,7 +63,7 @@ def from_maker(maker: str, spec: DataSpec) -> Model:
         return functional.predict_on_batch((tuple(w), ()), x, training=noise is not None)
 
     def initial(seed: int) -> list[np.ndarray]:
-        # Keras's initializers draw from the global seed; nothing else here does.
+        # Keras's initializers draw from the global seeds; all else here has generators of its own.
         tf.keras.utils.set_random_seed(int(seeds.words(seed, seeds.Stream.WEIGHTS, 1)[0]))
         return [variable.numpy() for variable in _created(make, spec)]
 

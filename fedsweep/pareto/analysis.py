@@ -188,10 +188,11 @@ def _configurations(sweeps: Sequence[Sweep], question: Question) -> tuple[pd.Dat
 
 def _uncompressed(configs: pd.DataFrame, rounds: pd.DataFrame, sweeps: Sequence[Sweep]) -> list[bool]:
     """Which configurations have sent as many bits as float32 takes, in both directions."""
-    sent = rounds.groupby("config")[["uplink_bits", "downlink_bits"]].max()
+    runs = rounds.groupby(["config", "replicate"])[["uplink_bits", "downlink_bits"]].max()
+    sent = runs.groupby("config").mean()
     plain = [sweeps[row.sweep].float32[row.trial] for row in configs.itertuples()]
     return [
-        (up, down) == (float32.uplink, float32.downlink)
+        math.isclose(up, float32.uplink) and math.isclose(down, float32.downlink)
         for (up, down), float32 in zip(sent.itertuples(index=False), plain, strict=True)
     ]
 

@@ -47,12 +47,13 @@ _RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
 
 @dataclass(frozen=True)
 class Float32:
-    """What a trial would have sent without encoding, over the whole run, all clients together, in bits."""
+    """What a trial would have sent without encoding, over the whole run, all clients together, in bits (means over its
+    replicates: clients that drop out are drawn from the seed)."""
 
-    uplink: int
-    downlink: int
+    uplink: float
+    downlink: float
 
-    def of(self, direction: str) -> int:
+    def of(self, direction: str) -> float:
         return self.uplink + self.downlink if direction == "total" else getattr(self, direction)
 
 
@@ -80,12 +81,12 @@ class Sweep:
         """What a trial has for a swept key, another key of the configuration, or a group ("encoder")."""
         if key in self.points[trial]:
             return self.points[trial][key]
-        if key in self.keys:  # of another one of the sweep's grids
-            return ""
         settings = self.settings(trial)
         for name in (key, f"{key}.name"):
             if name in settings:
                 return settings[name]
+        if key in self.keys:  # of another one of the sweep's grids
+            return ""
         raise UserError(f"{key}: {self.name} has no such key; it sweeps {', '.join(self.keys) or 'nothing'}")
 
 
@@ -144,14 +145,19 @@ def from_folder(folder: Path) -> Sweep:
         int(trial): {key: value for key, value in zip(keys, values, strict=True) if value}
         for trial, *values in complete.drop_duplicates("trial")[["trial", *columns]].itertuples(index=False)
     }
-    seed = {trial: int(point.get("seed", base["seed"])) for trial, point in points.items()}
     plans = {trial: _result(place) for trial, place in first.items()}
-    # A swept group (encoder=uniform,eden) changes other keys than its own, and data sets are compared by their values,
-    # not by how they were written (1 and 1.0): then a trial's own file has to be asked.
+    # Where clients drop out, each replicate has sent another number of messages.
+    ends = [(result["plan"], result["rounds"]) for result in plans.values()]
+    drops = any(_sent(*end) < _received(*end) for end in ends)
+    results = {place: _result(path) for place, path in places.items()} if drops else {}
+    # A swept group (encoder=uniform,eden) changes other keys than its own, data sets are compared by their values, not
+    # by how they were written (1 and 1.0), and each of several grids has keys of its own: then a trial's own file has
+    # to be asked.
     groups = any(f"{key}.name" in base or key.startswith("dataset.") for key in keys)
+    own = groups or any(set(point) != set(keys) for point in points.values())
 
     def settings(trial: int) -> Mapping[str, str]:
-        if not groups:
+        if not own:
             return {**base, **points[trial]}
         path = first[trial] / "config.yaml"
         try:
@@ -159,12 +165,17 @@ def from_folder(folder: Path) -> Sweep:
         except (OSError, yaml.YAMLError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from error
 
+    seeds = {trial: int(point.get("seed") or settings(trial)["seed"]) for trial, point in points.items()}
     return Sweep(
         name=folder.resolve().name,
         keys=keys,
         points=points,
-        float32={trial: _float32(result["plan"], result["rounds"]) for trial, result in plans.items()},
-        seeds={(trial, replicate): seed[trial] + replicate for trial, replicate in places},
+        float32=_means(
+            ((trial, _float32(result["plan"], result["rounds"])) for (trial, _), result in results.items())
+            if drops
+            else ((trial, _float32(result["plan"], result["rounds"])) for trial, result in plans.items())
+        ),
+        seeds={(trial, replicate): seeds[trial] + replicate for trial, replicate in places},
         rounds=_rounds(places),
         settings=settings,
         plan=lambda trial: plans[trial]["plan"],
@@ -182,9 +193,31 @@ def _result(place: Path) -> dict:
         ) from error
 
 
+def _received(plan: Mapping, rounds: int) -> int:
+    """Models that clients received in a run."""
+    return plan["clients"] * rounds
+
+
+def _sent(plan: Mapping, rounds: int) -> int:
+    """Updates that they sent; a plan of an earlier version knows of no client that drops out."""
+    return plan.get("messages", _received(plan, rounds))
+
+
 def _float32(plan: Mapping, rounds: int) -> Float32:
-    messages = plan["clients"] * rounds
-    return Float32(plan["float32_uplink_bits"] * messages, plan["float32_downlink_bits"] * messages)
+    """What one run would have sent."""
+    up, down = plan["float32_uplink_bits"], plan["float32_downlink_bits"]
+    return Float32(up * _sent(plan, rounds), down * _received(plan, rounds))
+
+
+def _means(found: Iterable[tuple[int, Float32]]) -> dict[int, Float32]:
+    """By trial, over its replicates."""
+    runs: dict[int, list[Float32]] = collections.defaultdict(list)
+    for trial, float32 in found:
+        runs[trial].append(float32)
+    return {
+        trial: Float32(sum(run.uplink for run in own) / len(own), sum(run.downlink for run in own) / len(own))
+        for trial, own in runs.items()
+    }
 
 
 def _rounds(places: Mapping[tuple[int, int], Path]) -> pd.DataFrame:
@@ -262,7 +295,7 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
             trial: {key.lstrip("+"): value for key, value in json.loads(run.data.tags["point"]).items()}
             for trial, run in first.items()
         },
-        float32={trial: _float32_of_params(run.data.params) for trial, run in first.items()},
+        float32=_means((trial, _float32_of_params(run.data.params)) for (trial, _), run in complete.items()),
         seeds={place: int(run.data.params["seed"]) for place, run in complete.items()},
         rounds=_ordered(pd.concat(frames) if frames else pd.DataFrame()),
         settings=lambda trial: first[trial].data.params,
@@ -302,5 +335,6 @@ def _status(run: mlflow.entities.Run) -> str:
 
 
 def _float32_of_params(params: Mapping[str, str]) -> Float32:
-    plan = {name: int(params[f"plan.{name}"]) for name in ("clients", "float32_uplink_bits", "float32_downlink_bits")}
+    names = ("clients", "messages", "float32_uplink_bits", "float32_downlink_bits")
+    plan = {name: int(params[f"plan.{name}"]) for name in names if f"plan.{name}" in params}
     return _float32(plan, int(params["rounds"]))

@@ -20,6 +20,7 @@ from fedsweep.errors import UserError
 from fedsweep.sweep import space as spaces
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.space import Choices, Dimension, Interval, Point, Space
+from fedsweep.tracking.run_folder import CLIENT_QUANTILES
 
 _UNSWEPT = {
     "tracker": "the trials of a sweep are children of one run",
@@ -108,6 +109,21 @@ def check(request: Request) -> Checked:
     return Checked(request, space, record, first, configs)
 
 
+def parse_grids(grids: object, parse: Callable[[list[str]], list[Override]]) -> list[list[Override]]:
+    """sweep.grids as it is in the configuration, through Hydra's parser; raises `UserError` if it is none."""
+    found = grids or []
+    if not all(isinstance(grid, Sequence) and all(isinstance(o, str) for o in grid) for grid in found) or any(
+        isinstance(grid, str) for grid in found
+    ):
+        raise UserError(
+            f"sweep.grids={grids}: must be a list of lists of overrides, as [['encoder=eden'],['encoder=sign']]"
+        )
+    try:
+        return [parse(list(grid)) for grid in found]
+    except HydraException as error:
+        raise UserError(f"sweep.grids: {cli.one_line(error)}") from error
+
+
 def _composed(request: Request, space: Space, point: Point) -> schema.Config:
     try:
         return schema.check(request.compose(space.arguments(point)))
@@ -167,7 +183,11 @@ def _check_clients(configs) -> None:
     for config in configs:
         data = json.dumps([dataclasses.asdict(config.dataset), config.seed])
         if data not in clients:
-            clients[data] = len(datasets.load(config.dataset, config.seed).client_ids)
+            dataset = datasets.load(config.dataset, config.seed)
+            clients[data] = len(dataset.client_ids)
+            by_client = [metric for metric in config.sweep.directions if metric in CLIENT_QUANTILES]
+            if by_client and dataset.test.clients is None:
+                raise UserError(f"sweep.objectives: {by_client[0]}: the test examples of {dataset.source} are nobody's")
         schema.check_cohort(config, clients[data])
 
 

@@ -140,10 +140,10 @@ def as_duplicate(result: Mapping, original: int) -> dict:
 def front(trials: Sequence[Trial], objectives: Mapping[str, str]) -> set[int]:
     """The numbers of the trials that no other one on the same data dominates, by the means over their replicates."""
     signs = np.array([-1 if direction == "maximize" else 1 for direction in objectives.values()])
-    tasks: dict[tuple[str, ...], dict[int, list[float]]] = collections.defaultdict(dict)
+    tasks: dict[tuple[tuple[str, str], ...], dict[int, list[float]]] = collections.defaultdict(dict)
     for trial in trials:
         if (found := trial.objectives(objectives)) is not None:
-            data = (value for key, value in trial.point.items() if key.lstrip("+").partition(".")[0] == "dataset")
+            data = (item for item in trial.point.items() if item[0].lstrip("+").partition(".")[0] == "dataset")
             tasks[tuple(data)][trial.number] = found
     best: set[int] = set()
     for values in tasks.values():

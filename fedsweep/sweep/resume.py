@@ -50,7 +50,8 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
             raise UserError(f"sweep.resume: {where} was another; an override or a file in conf has changed since")
     if not added:
         return old
-    if set(old.space) != set(new.space):
+    grids = any(set(point) != set(record.space) for record in (old, new) for point in record.points or ())
+    if set(old.space) != set(new.space) and not grids:
         raise UserError(f"sweep.extend: {'; '.join(added)}; only values can be added to the keys that are swept")
     if (old.points is None) != (new.points is None):
         raise UserError(
@@ -63,7 +64,8 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
             raise UserError(f"sweep.n_trials={new.n_trials}: must be at least {old.n_trials}, as before")
         return dataclasses.replace(old, n_trials=new.n_trials)
     points = old.points + [point for point in new.points if point not in old.points]
-    space = {key: list(dict.fromkeys([*old.space[key], *new.space[key]])) for key in old.space}
+    keys = dict.fromkeys([*old.space, *new.space])
+    space = {key: list(dict.fromkeys([*old.space.get(key, []), *new.space.get(key, [])])) for key in keys}
     return dataclasses.replace(
         old, space=space, points=points, n_trials=len(points), digests={**old.digests, **new.digests}
     )

@@ -176,8 +176,9 @@ def parse(overrides: Sequence[Override], grids: Iterable[Sequence[Override]] = (
             orders[key] = tuple(int(k) for k in rng.permutation(dimensions[key].count))
     shared = {key: dimensions[key] for key, text in texts.items() if text is None}
     found = [_grid(grid, known=texts) for grid in grids]
-    if found and (endless := [key for key, dimension in shared.items() if isinstance(dimension, Interval)]):
-        raise UserError(f"{endless[0]}={shared[endless[0]]}: sweep.grids are enumerated, which an interval cannot be")
+    endless = [key for key, dimension in shared.items() if getattr(dimension, "values", None) is None]
+    if found and endless:
+        raise UserError(f"{endless[0]}={shared[endless[0]]}: is no list of values; sweep.grids are enumerated")
     values: dict[str, dict[str, None]] = {}
     for grid in found:
         for key, own in grid.items():
@@ -191,6 +192,8 @@ def _grid(overrides: Sequence[Override], known: Mapping[str, str | None]) -> Gri
     grid = {}
     for override in overrides:
         key = override.get_key_element()
+        if override.is_delete():
+            raise UserError(f"sweep.grids: {override.input_line}: a grid names values; delete on the command line")
         if key in known:
             continue
         if not override.is_sweep_override():

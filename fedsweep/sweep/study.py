@@ -118,7 +118,8 @@ class Study:
             self._numbers.append(self._before[number].number)
             return self._expected[number]
         self._study.sampler = self._sampler(number, fixed)
-        self._pending = self._study.ask({key: self._distributions[key] for key in fixed or self._distributions})
+        keys = self._distributions if fixed is None else fixed
+        self._pending = self._study.ask({key: self._distributions[key] for key in keys})
         self._numbers.append(self._pending.number)
         point = self._point(self._pending)
         if number < len(self._expected) and point != self._expected[number]:

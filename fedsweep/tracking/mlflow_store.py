@@ -154,7 +154,7 @@ class MlflowTracker(Tracker):
                 tags["mlflow.parentRunId"] = place.parent
         settings = dataclasses.asdict(config)
         del settings["sweep"]  # the parent's
-        bits = ("clients", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
+        bits = ("clients", "messages", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
         settings["plan"] = {name: about.plan[name] for name in bits}
         params = [Param(key, masked(str(value))) for key, value in _flat(settings)]
         self.run_id = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id

@@ -49,7 +49,7 @@ class FedsweepSweeper(Sweeper):
         session.run(
             check.Request(
                 overrides,
-                [parse(list(grid)) for grid in self._config.sweep.grids or ()],
+                check.parse_grids(self._config.sweep.grids, parse),
                 self._compose,
                 folder=self._config.hydra.sweep.dir,
                 multirun=self._config,

@@ -170,6 +170,11 @@ def test_a_union_of_grids_has_the_points_of_each_with_the_keys_of_each(parse):
     assert space.probes() == list(space.points())
 
 
+def test_an_empty_grid_is_the_configuration_as_it_is(parse):
+    space, found = grids(parse, [], "", "encoder.bits=2,4")
+    assert next(space.points()) == {} and found == [[], ["encoder.bits=2"], ["encoder.bits=4"]]
+
+
 def test_a_point_of_two_grids_is_there_once(parse):
     _, found = grids(parse, [], "encoder=eden,drive", "encoder=drive,sign")
     assert found == [["encoder=eden"], ["encoder=drive"], ["encoder=sign"]]
@@ -183,7 +188,9 @@ def test_what_the_command_line_says_of_a_key_counts_in_every_grid(parse):
 @pytest.mark.parametrize(
     ("argument", "grid", "says"),
     [
-        ("optimizer.client_lr=interval(0.1,1)", "encoder=eden", "are enumerated, which an interval cannot be"),
+        ("optimizer.client_lr=interval(0.1,1)", "encoder=eden", "sweep.grids are enumerated"),
+        ("seed=range(0,20000)", "encoder=eden", "sweep.grids are enumerated"),
+        ("rounds=3", "~encoder.threshold", "a grid names values"),
         ("rounds=3", "optimizer.client_lr=interval(0.1,1)", "is no list of values"),
         ("rounds=3", "seed=range(0,100000)", "is no list of values"),
     ],
