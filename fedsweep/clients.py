@@ -59,18 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
         with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
             # a configuration needs a model that fits, whatever is shown here
             text = any(f"dataset={name}" in options.overrides for name in schema.TEXT_DATASETS)
-            model = ["model=char_lstm"] if text else []
+            model = ["clients_per_round=1", *(["model=char_lstm"] if text else [])]
             config = schema.check(hydra.compose("config", [*model, *options.overrides]))
         environment.configure(config.runtime)  # before TFF's loaders import TensorFlow
         from fedsweep import datasets
 
         dataset = datasets.load(config.dataset, config.seed)
         held = count(dataset, options.most)
-        console = Console(width=None if sys.stdout.isatty() else 100)
+        console = Console(width=None if sys.stdout.isatty() else 100, emoji=False)
         console.print(dataset.summary(), highlight=False)
         console.print(_shown(held))
         if options.out:
-            write(dataset, held, options.out)
+            try:
+                write(dataset, held, options.out)
+            except OSError as error:
+                raise UserError(f"--out {options.out}: cannot be written ({error.strerror})") from error
             print(f"Files: {', '.join(str(options.out / name) for name in FILES)}")
 
 

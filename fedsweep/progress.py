@@ -38,7 +38,7 @@ class RunProgress(Progress):
     def __init__(self, title: str, rounds: int):
         self._title, self._rounds = title, rounds
         self._started, self._before = time.monotonic(), 0
-        self._console = Console()
+        self._console = Console(emoji=False)
         self.live = self._console.is_terminal
         self._bar = rich.progress.Progress(
             TextColumn("{task.description}"),

@@ -92,7 +92,7 @@ def _archive(path: Path) -> _Arrays:
                 raise UserError(f"{path}: has no {missing[0]}; the arrays {', '.join(_NEEDED)} belong in it")
             names = [*_NEEDED, *(name for name in ("client_train", "client_test") if name in content.files)]
             arrays = {name: content[name] for name in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError) as error:  # a lone .npy has no names
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError) as error:  # TypeError: a lone .npy
         raise UserError(f"{path}: not a whole npz file of plain arrays ({error})") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -106,8 +106,12 @@ def _archive(path: Path) -> _Arrays:
             y = y[:, 0]
         if y.ndim != 1 or y.dtype.kind not in "iu":
             raise UserError(f"{path}: y_{part} is {y.dtype} {list(y.shape)} where classes, integers [n], belong")
-        if len(y) and y.max() >= 2**16:
-            raise UserError(f"{path}: y_{part} has class {y.max()}; classes are numbered from 0")
+        if len(y) and y.max() >= len(arrays["y_train"]) + len(arrays["y_test"]):  # one stray label would size the model
+            raise UserError(f"{path}: y_{part} has class {y.max()}, above the number of examples; number them from 0")
+        if len(y) and y.min() < 0:
+            raise UserError(f"{path}: y_{part} has class {y.min()} where 0 or more belongs")
+        if 0 in x.shape[1:]:
+            raise UserError(f"{path}: x_{part} is {x.dtype} {list(x.shape)}: images without a pixel")
         x = x[..., None] if x.ndim == 3 else x
         if x.dtype == np.float64:
             x = x.astype(np.float32)
@@ -116,6 +120,8 @@ def _archive(path: Path) -> _Arrays:
         arrays[f"x_{part}"], arrays[f"y_{part}"] = x, y.astype(np.int32)
         _check_part(arrays, part, f"{path}: x_{part}", f"{path}: y_{part}")
         clients = arrays.get(f"client_{part}")
+        if clients is not None and clients.dtype.kind not in "iuUS":
+            raise UserError(f"{path}: client_{part} is {clients.dtype} where names or whole numbers belong")
         if clients is not None and clients.shape != y.shape:
             raise UserError(f"{path}: client_{part} has shape {list(clients.shape)} where {list(y.shape)} belongs")
     if arrays["x_test"].shape[1:] != arrays["x_train"].shape[1:] or arrays["x_test"].dtype != arrays["x_train"].dtype:
@@ -129,5 +135,3 @@ def _check_part(arrays: _Arrays, part: str, images: object, labels: object) -> N
         raise UserError(f"{labels}: {len(y)} labels for the {len(x)} images of {images}")
     if not len(y):
         raise UserError(f"{labels}: holds no example")
-    if y.min() < 0:
-        raise UserError(f"{labels}: class {y.min()} where 0 or more belongs")

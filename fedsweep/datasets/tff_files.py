@@ -140,7 +140,7 @@ class _Files(FederatedDataset):
         train, test = _opened(source, folder)
         sizes, test_sizes = (_sizes(path, split) for split in source.splits)
         self._path, self._source = path, source
-        self._train = _Reader(train, source, path)
+        self._train = _Reader(train, source, path, spec(config).classes)
         rng = seeds.generator(seed, seeds.Stream.SPLIT)
         ids = train.client_ids
         kept, held = held_out_clients(len(ids), config.validation_fraction, rng)
@@ -152,7 +152,7 @@ class _Files(FederatedDataset):
             client_ids=ids if len(kept) == len(ids) else [ids[k] for k in kept],
             sizes=np.fromiter((sizes.get(ids[k], 0) for k in kept), np.int64, len(kept)),
             # the same test set for every seed: replicates differ in training alone
-            test=_Reader(test, source, path).pooled(
+            test=_Reader(test, source, path, spec(config).classes).pooled(
                 test.client_ids, test_sizes, config.test_examples, seeds.generator(0, seeds.Stream.SPLIT)
             ),
             validation=validation if len(held) else _nothing(spec(config)),
@@ -181,8 +181,8 @@ def _nothing(spec: DataSpec) -> Examples:
 class _Reader:
     """Reads clients of one split through TFF's ClientData, with a graph that is traced once for all clients."""
 
-    def __init__(self, data: tff.simulation.datasets.ClientData, source: _Source, path: Path):
-        self._source, self._path = source, path
+    def __init__(self, data: tff.simulation.datasets.ClientData, source: _Source, path: Path, classes: int):
+        self._source, self._path, self._classes = source, path, classes
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])
         def features(client_id, most):
@@ -198,9 +198,15 @@ class _Reader:
         try:
             features = self._features(quoted, -1 if most is None else most)
         except tf.errors.OpError as error:
-            what = str(error.message).splitlines()[0]
+            noise = ("Graph execution error", "Detected at node", "<stack traces")
+            lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
+            what = next((line for line in lines if not line.startswith(noise)), type(error).__name__)
             raise UserError(f"{self._path}: client {client_id}: its examples cannot be read ({what})") from error
-        return self._source.examples({name: tensor.numpy() for name, tensor in features.items()})
+        inputs, labels = self._source.examples({name: tensor.numpy() for name, tensor in features.items()})
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
+            found = f"labels from {labels.min()} to {labels.max()} where 0 to {self._classes - 1} belong"
+            raise UserError(f"{self._path}: client {client_id}: {found}")
+        return inputs, labels
 
     def pooled(
         self, ids: Sequence[str], sizes: Mapping[str, int], most: int | None, rng: np.random.Generator

@@ -5,7 +5,7 @@ python -m fedsweep model=keras model.maker=fedsweep.models.keras:perceptron
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -23,16 +23,23 @@ def from_maker(maker: str, spec: DataSpec) -> Model:
     Raises:
       UserError: there is no such function, or what it returns is no Keras model that fits the data and can be trained.
     """
-    make = functools.partial(importing.function("model.maker", maker), spec)
+    named = importing.function("model.maker", maker)
+    zeros = tf.int32 if spec.text else tf.float32
+
+    def make():
+        keras = named(spec)
+        if isinstance(keras, tf.keras.Model) and not keras.built:  # its weights would come with its first call
+            keras(tf.zeros([1, *spec.input_shape], zeros))
+        return keras
 
     def refuse(why: str) -> None:
         raise UserError(f"model.maker={maker}: {why}")
 
     with tf.Graph().as_default():
-        keras = make()
+        keras = named(spec)
         if not isinstance(keras, tf.keras.Model):
             refuse(f"returned {type(keras).__name__}, not a tf.keras.Model")
-        inputs = tf.zeros([2, *spec.input_shape], tf.int32 if spec.text else tf.float32)
+        inputs = tf.zeros([2, *spec.input_shape], zeros)
         try:
             outputs = keras(inputs)
         except (ValueError, tf.errors.InvalidArgumentError) as error:
@@ -40,6 +47,8 @@ def from_maker(maker: str, spec: DataSpec) -> Model:
         wanted = [2, *spec.input_shape, spec.classes] if spec.text else [2, spec.classes]
         if getattr(outputs, "shape", None) != wanted:
             refuse(f"gives {getattr(outputs, 'shape', outputs)} where logits {[None, *wanted[1:]]} belong")
+        if not keras.trainable_variables:
+            refuse("has no weights to train")
         if fixed := [variable.name for variable in keras.non_trainable_variables]:
             refuse(
                 f"{fixed[0]} is not trainable; clients send trained weights alone (group norm instead of batch norm)"
@@ -52,7 +61,7 @@ def from_maker(maker: str, spec: DataSpec) -> Model:
         if any(variable.dtype != tf.float32 for variable in keras.trainable_variables):
             refuse("has weights that are not float32")
 
-    weights = _created(make, spec)
+    weights = _created(make)
     functional = tff.learning.models.functional_model_from_keras(
         make,
         tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -65,14 +74,14 @@ def from_maker(maker: str, spec: DataSpec) -> Model:
     def initial(seed: int) -> list[np.ndarray]:
         # Keras's initializers draw from the global seeds; all else here has generators of its own.
         tf.keras.utils.set_random_seed(int(seeds.words(seed, seeds.Stream.WEIGHTS, 1)[0]))
-        return [variable.numpy() for variable in _created(make, spec)]
+        return [variable.numpy() for variable in _created(make)]
 
     names = [variable.name.partition(":")[0] for variable in weights]
     specs = tuple(WeightSpec(name, tuple(variable.shape)) for name, variable in zip(names, weights, strict=True))
     return Model(maker.partition(":")[2], spec, specs, logits, initial)
 
 
-def _created(make, spec: DataSpec) -> list[tf.Variable]:
+def _created(make: Callable[[], tf.keras.Model]) -> list[tf.Variable]:
     """A fresh model's weights in the order in which it creates them, the one that TFF's functional model goes by."""
     created: list[tf.Variable] = []
 
@@ -82,7 +91,6 @@ def _created(make, spec: DataSpec) -> list[tf.Variable]:
 
     with tf.variable_creator_scope(record):
         keras = make()
-        keras(tf.zeros([1, *spec.input_shape], tf.int32 if spec.text else tf.float32))
     own = {id(variable) for variable in keras.trainable_variables}
     return [variable for variable in created if id(variable) in own]
 

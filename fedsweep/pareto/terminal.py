@@ -22,7 +22,7 @@ def show(analysis: Analysis) -> None:
     for sweep in analysis.sweeps:
         if sweep.left_out:
             print(f"{sweep.name}: without runs that are not complete ({sweep.missing})")
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 110, emoji=False)
     for task in analysis.tasks:
         console.print(_table(analysis, task))
         if (analysis.points.config.map(analysis.configs.task) == task.name).sum() > 1:

@@ -79,6 +79,10 @@ def check(request: Request) -> Checked:
         for name, reason in _UNSWEPT.items():
             if key == name or key.startswith((f"{name}.", f"{name}/")):
                 raise UserError(f"{key}: cannot be swept; {reason}")
+    said = {override.get_key_element() for override in request.overrides}
+    for key in dict.fromkeys(o.get_key_element() for grid in request.grids for o in grid):
+        if key in said:
+            print(f"{key}: what the command line says of it counts in all of sweep.grids", flush=True)
     first = _composed(request, space, space.probes()[0])
     settings = first.sweep
     if first.replicates > 1 and _sweeps_seed(space):
@@ -138,7 +142,8 @@ def _composed(request: Request, space: Space, point: Point) -> schema.Config:
 
 def _where(space: Space, point: Point) -> str:
     """Which of many combinations it is that makes no sense."""
-    return f" (at {' '.join(space.arguments(point))})" if len(point) > 1 else ""
+    told = [text for text in space.arguments(point) if not text.startswith("sweep.grids=")]
+    return f" (at {' '.join(told)})" if len(point) > 1 else ""
 
 
 def _text(point: Point) -> str:

@@ -199,4 +199,7 @@ def _identity(config: schema.Config, plan: dict) -> str:
     for key in ("encoder", "downlink", "code", "schedule", "tracker", "sweep", "checkpoint_every", "verify_wire"):
         del same[key]
     same["runtime"] = config.runtime.name
+    if isinstance(config.dataset, schema.Partitioned):  # knobs of other partitions
+        unused = {"iid": ("alpha", "shards"), "shards": ("alpha",)}.get(config.dataset.partition, ("shards",))
+        same["dataset"] = {key: value for key, value in same["dataset"].items() if key not in unused}
     return json.dumps([same, plan], sort_keys=True)

@@ -63,7 +63,7 @@ def show_plans(engine: Engine) -> None:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Console(width=None if sys.stdout.isatty() else 140, emoji=False)
 
 
 def show(rows: Sequence[Row]) -> None:

@@ -77,6 +77,10 @@ def test_examples_are_held_out_where_clients_are_made(config, tmp_path):
         ({"y_train": np.zeros(60)}, r"y_train is float64 \[60\] where classes"),
         ({"y_train": np.arange(59)}, "59 labels for the 60 images"),
         ({"y_train": np.arange(60) - 1}, "class -1 where 0 or more belongs"),
+        ({"y_train": np.arange(60) + 2**32}, "class 4294967355, above the number of examples"),
+        ({"y_test": np.full(12, 2**63, np.uint64)}, "y_test has class 9223372036854775808, above"),
+        ({"x_train": np.zeros((60, 0, 12), np.uint8)}, r"x_train is uint8 \[60, 0, 12\]: images without a pixel"),
+        ({"client_train": np.full(60, np.nan)}, "client_train is float64 where names or whole numbers belong"),
         ({"x_test": np.zeros((12, 9, 9), np.uint8)}, "x_test has images of another size"),
         ({"x_test": np.zeros((0, 12, 12), np.uint8), "y_test": np.zeros(0, int)}, "holds no example"),
         ({"client_train": np.arange(3)}, r"client_train has shape \[3\] where \[60\] belongs"),
@@ -94,6 +98,10 @@ def test_what_does_not_fit_is_named_with_the_reason(config, tmp_path, changes, s
 def test_a_file_that_is_no_archive_is_named(config, tmp_path, content):
     path = tmp_path / "mine.npz"
     path.write_bytes(content)
+    with pytest.raises(UserError, match=r"mine\.npz: not a whole npz file"):
+        datasets.load(config("dataset=arrays", f"dataset.file={path}").dataset, 0)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
     with pytest.raises(UserError, match=r"mine\.npz: not a whole npz file"):
         datasets.load(config("dataset=arrays", f"dataset.file={path}").dataset, 0)
     path.unlink()

@@ -202,10 +202,18 @@ def test_clients_that_cannot_be_read_are_named(config, emnist_folder, tmp_path):
         connection.execute("DELETE FROM client_metadata WHERE split_name = 'all_test'")
     connection.close()
     data = load(config, "dataset=emnist", f"dataset.dir={tmp_path}")
-    with pytest.raises(UserError, match=r"emnist_all\.sqlite: client f0003_3: its examples cannot be read"):
+    with pytest.raises(UserError, match=r"emnist_all\.sqlite: client f0003_3: its examples cannot be read \(Could not"):
         data.client(data.client_ids.index("f0003_3"))
     with pytest.raises(UserError, match=r"emnist_all\.sqlite: holds no client in all_train or all_test"):
         load(config, "dataset=emnist", "dataset.classes=62", f"dataset.dir={tmp_path}")
+
+
+def test_a_label_that_is_no_class_is_named_with_its_client(config, tmp_path):
+    rows = [{"pixels": np.zeros((28, 28), np.float32), "label": [k]} for k in (3, 77)]
+    write_tff(tmp_path / "emnist_all.sqlite", {"digits_only_train": {"a": rows}, "digits_only_test": {"a": rows[:1]}})
+    data = load(config, "dataset=emnist", f"dataset.dir={tmp_path}")
+    with pytest.raises(UserError, match=r"emnist_all\.sqlite: client a: labels from 3 to 77 where 0 to 9 belong"):
+        data.client(0)
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):

@@ -437,6 +437,26 @@ def test_a_keras_model_trains_as_the_functional_one_with_its_weights_would(confi
     assert not np.array_equal(before[0], model.initial_weights(1)[0])
 
 
+class _Subclassed(tf.keras.Model):
+    """Its weights come with its first call, in layers within layers."""
+
+    def __init__(self, spec):
+        super().__init__()
+        layers = tf.keras.layers
+        inner = tf.keras.Sequential([layers.Dense(6, activation="relu"), layers.Dense(spec.classes)])
+        self.stack = tf.keras.Sequential([layers.Flatten(), inner])
+
+    def call(self, inputs, training=None):
+        return self.stack(inputs)
+
+
+def test_a_subclassed_keras_model_trains(config):
+    model, running = start(config("encoder=identity", "model=keras", f"model.maker={__name__}:_Subclassed"))
+    with running:
+        first, second = (running.round(clients([30])).loss for _ in range(2))
+    assert [weight.shape for weight in model.weights] == [(64, 6), (6,), (6, 10), (10,)] and second < first
+
+
 def _bad(spec):
     return tf.keras.Sequential(
         [tf.keras.layers.Flatten(), tf.keras.layers.BatchNormalization(), tf.keras.layers.Dense(10)]
@@ -446,6 +466,15 @@ def _bad(spec):
 def _dropout(spec):
     layers = tf.keras.layers
     return tf.keras.Sequential([layers.Flatten(), layers.Dropout(0.5), layers.Dense(10)])
+
+
+def _weightless(spec):
+    return tf.keras.Sequential([tf.keras.layers.AveragePooling2D(2), tf.keras.layers.Flatten(), _Ten()])
+
+
+class _Ten(tf.keras.layers.Layer):
+    def call(self, inputs):
+        return inputs[:, :10]
 
 
 def _narrow(spec):
@@ -461,6 +490,7 @@ def _narrow(spec):
         (f"{__name__}:_bad", "is not trainable"),
         (f"{__name__}:_dropout", "draws while it trains"),
         (":f", "Empty module name"),
+        (f"{__name__}:_weightless", "has no weights to train"),
         (f"{__name__}:_narrow", "where logits .* belong"),
     ],
 )

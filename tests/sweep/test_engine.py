@@ -132,6 +132,16 @@ def test_what_is_not_in_the_plan_makes_no_duplicate(start, key):
     assert [bool(engine.draw().twin) for _ in range(2)] == [False, False]
 
 
+@pytest.mark.parametrize(("partition", "unused"), [("iid", {"alpha", "shards"}), ("shards", {"alpha"})])
+def test_knobs_of_other_partitions_make_no_new_trial(start, partition, unused):
+    base = {"dataset.alpha": "1", "dataset.shards": "2", "dataset.clients": "20"}
+    changed = [{**base, key: "3"} for key in ("dataset.alpha", "dataset.shards")] + [{**base, "dataset.clients": "30"}]
+    dimensions = {key: Choices(tuple(dict.fromkeys(p[key] for p in (base, *changed)))) for key in base}
+    engine = start(dimensions, [base, *changed], f"dataset.partition={partition}")
+    twins = [engine.draw().twin is not None for _ in range(4)]
+    assert twins == [False, "alpha" in unused, "shards" in unused, False]
+
+
 def test_a_duplicate_of_a_failed_trial_has_no_values(start):
     points = [{"encoder.threshold": "10"}, {"encoder.threshold": "20"}]
     engine = start({"encoder.threshold": Choices(("10", "20"))}, points)
