@@ -280,6 +280,10 @@ class Optimizer:
     server_schedule: str
     server_warmup: int
 
+    def changes(self, side: str) -> bool:
+        """Whether the learning rate of a side, client or server, changes over the rounds."""
+        return getattr(self, f"{side}_schedule") != "constant" or getattr(self, f"{side}_warmup") > 0
+
 
 @dataclass
 class Momentum(Optimizer):

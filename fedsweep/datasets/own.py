@@ -35,7 +35,7 @@ def load(config: schema.IdxData | schema.ArraysData, seed: int) -> FederatedData
         "name": config.name,
         "spec": spec(config),
         "test": Examples(arrays["x_test"], arrays["y_test"], _numbered(arrays.get("client_test"))),
-        "source": ", ".join(map(str, _paths(config))),
+        "source": ", ".join(map(str, paths(config))),
         "white": 255 if images.dtype == np.uint8 else None,
     }
     nothing = Examples(images[:0], labels[:0])
@@ -57,7 +57,8 @@ def _numbered(clients: np.ndarray | None) -> np.ndarray | None:
     return None if clients is None else np.unique(clients, return_inverse=True)[1].astype(np.int32)
 
 
-def _paths(config: schema.IdxData | schema.ArraysData) -> list[Path]:
+def paths(config: schema.IdxData | schema.ArraysData) -> list[Path]:
+    """The files that the data is read from."""
     if isinstance(config, schema.ArraysData):
         return [Path(config.file).expanduser()]
     files = (config.train_images, config.train_labels, config.test_images, config.test_labels)
@@ -65,8 +66,7 @@ def _paths(config: schema.IdxData | schema.ArraysData) -> list[Path]:
 
 
 def _read(config: schema.IdxData | schema.ArraysData) -> _Arrays:
-    paths = _paths(config)
-    return (_archive if isinstance(config, schema.ArraysData) else _idx_files)(*paths)
+    return (_archive if isinstance(config, schema.ArraysData) else _idx_files)(*paths(config))
 
 
 @functools.lru_cache(maxsize=1)  # for the next run in this process

@@ -107,7 +107,7 @@ def build(
             return (epoch + 1, *carried)
 
         optimizer_state = optimizer.initialize(weight_specs)
-        if optimizers.changes(settings, "client"):
+        if settings.changes("client"):
             rate = settings.client_lr * optimizers.factor(config, "client", data["round"])
             changed = {**optimizer.get_hparams(optimizer_state), "learning_rate": rate}
             optimizer_state = optimizer.set_hparams(optimizer_state, changed)

@@ -30,14 +30,9 @@ def server(config: schema.Config) -> tff.learning.optimizers.Optimizer:
         made = build.build_sgdm(rate, optimizer.momentum)
     else:
         made = build.build_sgdm(rate)
-    if not changes(optimizer, "server"):
+    if not optimizer.changes("server"):
         return made
     return build.schedule_learning_rate(made, lambda rounds: rate * factor(config, "server", rounds + 1))
-
-
-def changes(config: schema.Optimizer, side: str) -> bool:
-    """Whether the learning rate of a side, client or server, changes over the rounds."""
-    return getattr(config, f"{side}_schedule") != "constant" or getattr(config, f"{side}_warmup") > 0
 
 
 def factor(config: schema.Config, side: str, number: tf.Tensor) -> tf.Tensor:

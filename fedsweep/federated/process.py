@@ -68,7 +68,7 @@ def graph_key(config: schema.Config, model: Model) -> str:
     groups = (config.encoder, config.downlink_encoder, config.code, config.schedule, config.optimizer, config.model)
     inputs = [dataclasses.asdict(group) for group in groups]
     inputs += [config.downlink.name, dataclasses.asdict(model.spec), [weight.shape for weight in model.weights]]
-    scheduled = any(optimizers.changes(config.optimizer, side) for side in ("client", "server"))
+    scheduled = any(map(config.optimizer.changes, ("client", "server")))
     inputs += [config.client_epochs, config.client_batch_size, config.client_weighting, config.rounds * scheduled]
     return json.dumps(inputs)
 

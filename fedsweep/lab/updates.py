@@ -17,6 +17,7 @@ import numpy as np
 import platformdirs
 
 from fedsweep import datasets, files, models, schema
+from fedsweep.datasets import own
 from fedsweep.errors import UserError
 from fedsweep.lab.vectors import Vectors
 
@@ -48,10 +49,17 @@ def load(config: schema.Config, clients: int, say: Callable[[str], None]) -> Vec
 
 def cached(config: schema.Config, clients: int) -> Path:
     """The file for these updates, named by all they depend on."""
-    unlike = ("encoder", "schedule", "sweep", "tracker", "runtime")  # updates are taken as they are, before encoding
-    said = {name: value for name, value in vars(config).items() if name not in unlike}
+    fields = ["dataset", "model", "optimizer", "downlink", "code", "seed"]
+    fields += [name for name in vars(config) if name.startswith("client")]
+    said = {name: getattr(config, name) for name in fields}
+    if any(map(config.optimizer.changes, ("client", "server"))):
+        said["rounds"] = config.rounds
     said = {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in said.items()}
     place = [os.environ.get("FEDSWEEP_DATA"), str(Path.cwd()) if said["dataset"].get("dir") else None]
+    if isinstance(config.dataset, schema.IdxData | schema.ArraysData):  # files of one's own change
+        place += [
+            [str(path.resolve()), path.exists() and path.stat().st_mtime_ns] for path in own.paths(config.dataset)
+        ]
     text = json.dumps(
         [said, clients, WARM_UP, THRESHOLD, place, importlib.metadata.version("fedsweep")], sort_keys=True
     )
