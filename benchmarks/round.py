@@ -3,15 +3,18 @@
     python benchmarks/round.py [--rounds 8] [--bits 8]
 
 Workload: the tutorial's CNN (1,663,370 parameters), 10 writers of mnist_by_writer a round (about 115 digits each),
-batches of 20, uniform quantization of tensors above 10,000 elements on the uplink. Three columns, a process each:
+batches of 20, uniform quantization of tensors above 10,000 elements on the uplink. Columns, a process each:
 
   stock       a Keras model through tff.learning.algorithms.build_weighted_fed_avg, TFF's own context and environment
+  tensorflow  plain TensorFlow without a framework and without encoding (plain_tensorflow.py), on its own defaults
+  torch       the same in plain PyTorch (plain_torch.py); only where PEERS_PYTHON names a Python that has PyTorch
+  identity    fedsweep, runtime=map_reduce (default), without encoding
   tff         fedsweep, runtime=tff
   map_reduce  fedsweep, runtime=map_reduce (default)
 
-The processes take turns (stock, tff, map_reduce, stock, ...) on the same writers, so a slow moment of the machine hits
-all three; what counts is the median of the ratios within a turn. Memory is the high-water mark of a process's resident
-size plus those of its children.
+The processes take turns (stock, tensorflow, ..., stock, ...) on the same writers, so a slow moment of the machine hits
+all; what counts is the median of the ratios within a turn. Memory is the high-water mark of a process's resident size
+plus those of its children.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 CLIENTS, BATCH, SEED, WARM_UP = 10, 20, 0, 2
-COLUMNS = ("stock", "tff", "map_reduce")
+PLAIN = ("tensorflow", "torch")
+COLUMNS = ("stock", "tensorflow", "torch", "identity", "tff", "map_reduce")
+RATE = 0.1
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -82,13 +88,47 @@ def stock_round(data, bits: int):
     return run
 
 
+def export(folder: Path, rounds: int) -> None:
+    """The cohorts' examples as files, for processes that cannot import fedsweep."""
+    import numpy as np
+
+    from fedsweep import datasets
+    from fedsweep.federated import cohort
+
+    config = _config(8, "map_reduce")
+    data = datasets.load(config.dataset, SEED)
+    for number in range(1, rounds + 1):
+        clients, _ = cohort.sample(data, config, number)
+        np.savez(folder / f"{number}.npz", *(array for client in clients for array in (client.inputs, client.labels)))
+
+
+def plain_round(folder: Path, name: str):
+    """A loop without a framework on exported cohorts: returns a function from a round's number to nothing."""
+    import numpy as np
+
+    if name == "torch":
+        import plain_torch as plain
+    else:
+        import plain_tensorflow as plain
+    run = plain.start(RATE, BATCH)
+
+    def read(number: int) -> list:
+        with np.load(folder / f"{number}.npz") as arrays:
+            flat = [arrays[f"arr_{k}"] for k in range(len(arrays.files))]
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    return lambda number: run(read(number))
+
+
 def _config(bits: int, name: str):
     import hydra
 
     from fedsweep import cli, schema
 
     with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):
-        overrides = ["dataset=mnist_by_writer", "model=cnn", f"encoder.bits={bits}", f"runtime={name}"]
+        runtime = "map_reduce" if name == "identity" else name
+        overrides = ["dataset=mnist_by_writer", "model=cnn", f"encoder.bits={bits}", f"runtime={runtime}"]
+        overrides += ["encoder=identity"] if name == "identity" else []
         overrides += [f"clients_per_round={CLIENTS}", f"client_batch_size={BATCH}", f"seed={SEED}"]
         return schema.check(hydra.compose("config", overrides))
 
@@ -105,15 +145,18 @@ def fedsweep_round(data, bits: int, name: str):
     return lambda number: running.round(*cohort.sample(data, config, number))
 
 
-def worker(column: str, bits: int) -> None:
+def worker(column: str, bits: int, folder: Path) -> None:
     """Runs one round for each line of standard input, and answers with its seconds and the memory held."""
     import psutil
 
-    from fedsweep import datasets, schema
-
     started = time.monotonic()
-    data = datasets.load(schema.WriterData("mnist_by_writer", 0.0, None), SEED)
-    run = stock_round(data, bits) if column == "stock" else fedsweep_round(data, bits, column)
+    if column in PLAIN:
+        run = plain_round(folder, column)
+    else:
+        from fedsweep import datasets, schema
+
+        data = datasets.load(schema.WriterData("mnist_by_writer", 0.0, None), SEED)
+        run = stock_round(data, bits) if column == "stock" else fedsweep_round(data, bits, column)
     print(json.dumps({"start": time.monotonic() - started}), flush=True)
     for line in sys.stdin:
         started = time.monotonic()
@@ -137,27 +180,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="measured rounds, after two to warm up")
     parser.add_argument("--bits", type=int, default=8)
     parser.add_argument("--worker", choices=COLUMNS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--export", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(arguments.worker, arguments.bits)
+        worker(arguments.worker, arguments.bits, arguments.folder)
+        return
+    if arguments.export:
+        export(arguments.folder, arguments.rounds)
         return
 
     if _SHARED.is_dir():
         os.environ.setdefault("FEDSWEEP_DATA", str(_SHARED))
-    command = [sys.executable, __file__, "--bits", str(arguments.bits), "--worker"]
+    peers = os.environ.get("PEERS_PYTHON")
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    processes = {
-        column: subprocess.Popen(
-            [*command, column], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet
-        )
-        for column in COLUMNS
-    }
-    try:
-        measure(processes, arguments.rounds)
-    finally:
-        for process in processes.values():
-            process.stdin.close()  # the worker ends with its input
-            process.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        more = ["--folder", folder, "--bits", str(arguments.bits), "--rounds", str(arguments.rounds + WARM_UP)]
+        subprocess.run([sys.executable, __file__, *more, "--export"], check=True, env=quiet)
+        processes = {
+            column: subprocess.Popen(
+                [peers if column == "torch" else sys.executable, __file__, *more, "--worker", column],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=quiet,
+            )
+            for column in COLUMNS
+            if column != "torch" or peers
+        }
+        try:
+            measure(processes, arguments.rounds)
+        finally:
+            for process in processes.values():
+                process.stdin.close()  # the worker ends with its input
+                process.wait()
 
 
 def measure(processes: dict[str, subprocess.Popen], rounds: int) -> None:
@@ -186,7 +242,7 @@ def measure(processes: dict[str, subprocess.Popen], rounds: int) -> None:
     table = Table(title=f"{rounds} rounds after {WARM_UP} to warm up, {os.cpu_count()} cores", title_justify="left")
     for heading in ("", "median s/round", "median ratio to stock", "first round s", "peak memory GB"):
         table.add_column(heading, justify="right" if heading else "left")
-    for column in COLUMNS:
+    for column in processes:
         table.add_row(
             column,
             f"{statistics.median(turn[column]['seconds'] for turn in measured):.2f}",

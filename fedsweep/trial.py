@@ -142,10 +142,11 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.status = "diverged" if isinstance(stopped, _Diverged) else "pruned"
             result.error = str(stopped)
         except BaseException as error:
-            result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            result.error = "interrupted by a signal"
-            if result.status == "failed":
-                result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
+            if _by_signal(error):
+                result.status, result.error = "interrupted", "interrupted by a signal"
+                raise KeyboardInterrupt from error
+            result.status = "failed"
+            result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
             raise
         finally:
             if tracker:  # first: a run with a result is never looked at again
@@ -156,6 +157,13 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
                 if tracker:
                     tracker.finish(result.status)
     return result.as_dict()
+
+
+def _by_signal(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind it: one that comes while a lock is released ends as an error of the lock's."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _columns(config: schema.Config, dataset: datasets.FederatedDataset) -> list[str]:

@@ -299,6 +299,21 @@ def test_an_exception_in_a_run_is_recorded_and_returned(config, tmp_path, monkey
     assert "no luck" in (tmp_path / "0" / "error.txt").read_text()
 
 
+def test_an_interrupt_that_strikes_inside_a_lock_is_an_interrupt(config, tmp_path, monkeypatch):
+    """Python then raises "cannot release un-acquired lock" in its place."""
+
+    def struck(*_):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    monkeypatch.setattr(trial.cohort, "sample", struck)
+    with pytest.raises(KeyboardInterrupt):
+        alone(config(*FAST, "tracker=csv"), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+
+
 def test_a_dry_run_shows_trials_bits_and_duplicates_and_writes_nothing(fedsweep, data_folder):
     done = fedsweep("-m", "model=cnn", "dataset=mnist_by_writer", "encoder.threshold=10000,20000", "encoder.bits=8",
                     "downlink=same", "rounds=1", "sweep.dry_run=true", "tracker=csv",
