@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import keras_cnn
 import numpy as np
 import tensorflow as tf
 
 
 def start(rate: float, batch: int) -> Callable[[Sequence[tuple[np.ndarray, np.ndarray]]], float]:
     """The tutorial's CNN; the function trains one round on clients' (images, labels) and gives their mean loss."""
-    layers = tf.keras.layers
-    model = tf.keras.Sequential(
-        [
-            layers.InputLayer((28, 28, 1)),
-            layers.Conv2D(32, 5, padding="same", activation="relu"),
-            layers.MaxPool2D(),
-            layers.Conv2D(64, 5, padding="same", activation="relu"),
-            layers.MaxPool2D(),
-            layers.Flatten(),
-            layers.Dense(512, activation="relu"),
-            layers.Dense(10),
-        ]
-    )
+    model = keras_cnn.build()
     loss_of = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     @tf.function(reduce_retracing=True)

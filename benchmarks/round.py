@@ -38,6 +38,7 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def stock_round(data, bits: int):
     """The tutorial's way: returns a function from a round's number to nothing."""
+    import keras_cnn
     import tensorflow as tf
     import tensorflow_federated as tff
 
@@ -46,21 +47,8 @@ def stock_round(data, bits: int):
     config = _config(bits, "map_reduce")  # for the cohort
 
     def model_fn():
-        layers = tf.keras.layers
-        model = tf.keras.Sequential(
-            [
-                layers.InputLayer(data.spec.input_shape),
-                layers.Conv2D(32, 5, padding="same", activation="relu"),
-                layers.MaxPool2D(),
-                layers.Conv2D(64, 5, padding="same", activation="relu"),
-                layers.MaxPool2D(),
-                layers.Flatten(),
-                layers.Dense(512, activation="relu"),
-                layers.Dense(data.spec.classes),
-            ]
-        )
         return tff.learning.models.from_keras_model(
-            model,
+            keras_cnn.build(),
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=[tf.keras.metrics.SparseCategoricalAccuracy()],
             input_spec=(tf.TensorSpec([None, *data.spec.input_shape]), tf.TensorSpec([None], tf.int32)),
@@ -68,7 +56,7 @@ def stock_round(data, bits: int):
 
     process = tff.learning.algorithms.build_weighted_fed_avg(
         model_fn,
-        client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.1),
+        client_optimizer_fn=tff.learning.optimizers.build_sgdm(RATE),
         server_optimizer_fn=tff.learning.optimizers.build_sgdm(1.0),
         model_aggregator=tff.aggregators.MeanFactory(
             tff.aggregators.EncodedSumFactory.quantize_above_threshold(bits, 10_000)

@@ -9,7 +9,6 @@ the table on the screen and the picture of labels show the first ones only.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +125,7 @@ def write(dataset: FederatedDataset, held: Held, folder: Path) -> None:
     with rc_context(style.settings(style.VENUES["wide"])):
         figure = draw(dataset, held)
         for name in FILES[1:]:
-            content = io.BytesIO()
-            figure.savefig(content, format=name.rpartition(".")[2], dpi=200)
-            write_atomically(folder / name, content.getvalue())
+            write_atomically(folder / name, style.saved(figure, name.rpartition(".")[2]))
 
 
 def draw(dataset: FederatedDataset, held: Held) -> Figure:

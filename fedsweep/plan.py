@@ -60,7 +60,7 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
     everyone = f" (the model to all {plan.receivers} of the data set)" if plan.receivers != plan.clients else ""
     for name, (sent, received) in {
         f"A round of {plan.clients} clients{everyone}": plan.round_bits,
-        f"{config.rounds} rounds": plan.run_bits(config.rounds),
+        f"{config.rounds} rounds": plan.run_bits,
     }.items():
         console.print(
             f"{name}: uplink {format_bits(sent)}, downlink {format_bits(received)}, total"

@@ -106,7 +106,7 @@ def _alone(archive: Path) -> Iterator[None]:
 def _fetch(url: str, archive: Path) -> bytes | None:
     """Appends to `archive` what it lacks; the MD5 sum of the whole file if the server announces it."""
     have = archive.stat().st_size if archive.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:  # it is all there
             return _announced(requests.head(url, timeout=_TIMEOUT))

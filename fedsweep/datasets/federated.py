@@ -139,6 +139,17 @@ class InMemory(FederatedDataset):
         )
 
 
+def numbered(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the clients' names in ascending order, int32 [n]: whose each example is, as its place among them)"""
+    clients, places = np.unique(names, return_inverse=True)
+    return clients, places.astype(np.int32)
+
+
+def members(clients: np.ndarray) -> list[np.ndarray]:
+    """The rows of each client, of examples whose clients are numbered from 0."""
+    return np.split(np.argsort(clients, kind="stable"), np.cumsum(np.bincount(clients))[:-1])
+
+
 def held_out_clients(clients: int, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(clients that train, clients that are held out), in ascending order; one trains at least."""
     held = min(round(fraction * clients), clients - 1)

@@ -14,8 +14,8 @@ import numpy as np
 import platformdirs
 
 from fedsweep import seeds
-from fedsweep.datasets import download, idx
-from fedsweep.datasets.federated import DataSpec, Examples, InMemory
+from fedsweep.datasets import idx
+from fedsweep.datasets.federated import DataSpec, Examples, InMemory, members, numbered
 from fedsweep.datasets.folders import place
 from fedsweep.errors import UserError
 from fedsweep.schema import WriterData
@@ -69,21 +69,18 @@ def _load(name: str, folder: Path, names: _Names) -> InMemory:
     images, labels = _read(folder, names.train_images, names.train_labels)
     test_images, test_labels = _read(folder, names.test_images, names.test_labels)
 
-    writers, writer_of = np.unique(labels[:, _WRITER], return_inverse=True)
-    order = np.argsort(writer_of, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(writer_of))[:-1])
-
+    writers, writer_of = numbered(labels[:, _WRITER])
     unseen = ~np.isin(test_labels[:, _WRITER], writers)
     if not unseen.any():
         raise UserError(f"{folder / names.test_labels}: every test digit is by a training writer; none can be used")
-    _, test_writer_of = np.unique(test_labels[unseen, _WRITER], return_inverse=True)
+    _, test_writer_of = numbered(test_labels[unseen, _WRITER])
     return InMemory(
         Examples(images, labels[:, _CLASS]),
-        members,
+        members(writer_of),
         name=name,
         spec=SPEC,
         client_ids=[int(writer) for writer in writers],
-        test=Examples(test_images[unseen], test_labels[unseen, _CLASS], test_writer_of.astype(np.int32)),
+        test=Examples(test_images[unseen], test_labels[unseen, _CLASS], test_writer_of),
         validation=Examples(images[:0], labels[:0, _CLASS]),
         white=255,
         source=f"{folder} ({names.train_images}, ...)",
@@ -112,5 +109,7 @@ def _find(config: WriterData) -> tuple[Path, _Names]:
         # Of files that somebody put there, a missing one is named when it is read; our own downloads go on.
         if len(present) == 4 or (present and named):
             return folder, names
+    from fedsweep.datasets import download  # with pooch and requests, which nobody needs whose files are there
+
     download.checked_files(_URL, folder, _HASHES, "QMNIST's four files")
     return folder, _QMNIST

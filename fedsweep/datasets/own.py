@@ -12,7 +12,7 @@ import numpy as np
 
 from fedsweep import schema, seeds
 from fedsweep.datasets import idx, partition
-from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory
+from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory, members, numbered
 from fedsweep.errors import UserError
 
 _Arrays = Mapping[str, np.ndarray]  # x_train, y_train, x_test, y_test and, possibly, client_train and client_test
@@ -31,30 +31,24 @@ def load(config: schema.IdxData | schema.ArraysData, seed: int) -> FederatedData
     arrays = _read(config)
     images, labels = arrays["x_train"], arrays["y_train"]
     rng = seeds.generator(seed, seeds.Stream.SPLIT)
+    tested = numbered(arrays["client_test"])[1] if "client_test" in arrays else None
     about = {
         "name": config.name,
         "spec": spec(config),
-        "test": Examples(arrays["x_test"], arrays["y_test"], _numbered(arrays.get("client_test"))),
+        "test": Examples(arrays["x_test"], arrays["y_test"], tested),
         "source": ", ".join(map(str, paths(config))),
         "white": 255 if images.dtype == np.uint8 else None,
     }
-    nothing = Examples(images[:0], labels[:0])
     if "client_train" in arrays:
-        ids = np.unique(arrays["client_train"])
-        owners = _numbered(arrays["client_train"])
-        members = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
-        everybody = InMemory(Examples(images, labels), members, client_ids=ids.tolist(), validation=nothing, **about)
+        ids, owners = numbered(arrays["client_train"])
+        about |= {"client_ids": ids.tolist(), "validation": Examples(images[:0], labels[:0])}
+        everybody = InMemory(Examples(images, labels), members(owners), **about)
         return everybody.hold_out(config.validation_fraction, rng)
     order = rng.permutation(len(labels))
     validation, train = map(np.sort, np.split(order, [round(config.validation_fraction * len(labels))]))
-    members = [train[part] for part in partition.make(config, labels[train], seed)]
-    held_out = Examples(images[validation], labels[validation])
-    return InMemory(Examples(images, labels), members, client_ids=range(config.clients), validation=held_out, **about)
-
-
-def _numbered(clients: np.ndarray | None) -> np.ndarray | None:
-    """Names or numbers of clients as numbers from 0."""
-    return None if clients is None else np.unique(clients, return_inverse=True)[1].astype(np.int32)
+    parts = [train[part] for part in partition.make(config, labels[train], seed)]
+    about |= {"client_ids": range(config.clients), "validation": Examples(images[validation], labels[validation])}
+    return InMemory(Examples(images, labels), parts, **about)
 
 
 def paths(config: schema.IdxData | schema.ArraysData) -> list[Path]:
@@ -75,7 +69,7 @@ def _idx_files(train_images: Path, train_labels: Path, test_images: Path, test_l
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
         pixels = idx.read(images, np.uint8, (None, None, None))[..., None]
         arrays[f"x_{part}"], arrays[f"y_{part}"] = pixels, idx.read(labels, np.uint8, (None,)).astype(np.int32)
-        _check_part(arrays, part, images, labels)
+        _check_part(pixels, arrays[f"y_{part}"], images, labels)
     if arrays["x_test"].shape[1:] != arrays["x_train"].shape[1:]:
         raise UserError(f"{test_images}: images of another size than those of {train_images}")
     return arrays
@@ -106,9 +100,10 @@ def _archive(path: Path) -> _Arrays:
             y = y[:, 0]
         if y.ndim != 1 or y.dtype.kind not in "iu":
             raise UserError(f"{path}: y_{part} is {y.dtype} {list(y.shape)} where classes, integers [n], belong")
-        if len(y) and y.max() >= len(arrays["y_train"]) + len(arrays["y_test"]):  # one stray label would size the model
+        _check_part(x, y, f"{path}: x_{part}", f"{path}: y_{part}")
+        if y.max() >= len(arrays["y_train"]) + len(arrays["y_test"]):  # one stray label would size the model
             raise UserError(f"{path}: y_{part} has class {y.max()}, above the number of examples; number them from 0")
-        if len(y) and y.min() < 0:
+        if y.min() < 0:
             raise UserError(f"{path}: y_{part} has class {y.min()} where 0 or more belongs")
         if 0 in x.shape[1:]:
             raise UserError(f"{path}: x_{part} is {x.dtype} {list(x.shape)}: images without a pixel")
@@ -118,7 +113,6 @@ def _archive(path: Path) -> _Arrays:
         if x.dtype == np.float32 and not np.isfinite(x).all():
             raise UserError(f"{path}: x_{part} holds a NaN or an infinity")
         arrays[f"x_{part}"], arrays[f"y_{part}"] = x, y.astype(np.int32)
-        _check_part(arrays, part, f"{path}: x_{part}", f"{path}: y_{part}")
         clients = arrays.get(f"client_{part}")
         if clients is not None and clients.dtype.kind not in "iuUS":
             raise UserError(f"{path}: client_{part} is {clients.dtype} where names or whole numbers belong")
@@ -129,8 +123,8 @@ def _archive(path: Path) -> _Arrays:
     return arrays
 
 
-def _check_part(arrays: _Arrays, part: str, images: object, labels: object) -> None:
-    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+def _check_part(x: np.ndarray, y: np.ndarray, images: object, labels: object) -> None:
+    """`images` and `labels` are where they come from."""
     if len(x) != len(y):
         raise UserError(f"{labels}: {len(y)} labels for the {len(x)} images of {images}")
     if not len(y):

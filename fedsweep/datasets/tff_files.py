@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsweep import schema, seeds
-from fedsweep.datasets import download, text
+from fedsweep.datasets import text
 from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, held_out_clients
 from fedsweep.datasets.folders import place
 from fedsweep.errors import UserError
@@ -34,7 +34,6 @@ _Features = Mapping[str, np.ndarray]  # of all examples of a client
 class _Source:
     """How one of the loaders is used."""
 
-    file: str  # in TFF's cache
     load: Callable[..., Sequence[tff.simulation.datasets.ClientData]]  # of the folder: training first, test last
     splits: tuple[str, str]  # what the file calls them
     features: tuple[str, ...]  # those that are read
@@ -58,16 +57,19 @@ def load(config: schema.TffData, seed: int) -> FederatedDataset:
     """Opens the data set, after its download if it is not there. `seed` draws the clients that are held out."""
     folder, _ = place(config.name, config.dir, Path.home() / ".tff")
     file = folder / _FILES[config.name]
-    download.lzma_file(f"{_URL}{file.name}.lzma", file)
+    if not file.is_file():
+        from fedsweep.datasets import download  # with pooch and requests, which nobody needs whose files are there
+
+        download.lzma_file(f"{_URL}{file.name}.lzma", file)
     version = (file.stat().st_mtime_ns, file.stat().st_size)
-    return _open(type(config), dataclasses.astuple(config), folder, seed if config.validation_fraction else 0, version)
+    return _open(type(config), dataclasses.astuple(config), file, seed if config.validation_fraction else 0, version)
 
 
 @functools.lru_cache(maxsize=1)  # for the next run in this process
-def _open(kind: type, settings: tuple, folder: Path, seed: int, version: tuple[int, int]) -> FederatedDataset:
+def _open(kind: type, settings: tuple, file: Path, seed: int, version: tuple[int, int]) -> FederatedDataset:
     """`version` tells the file from one that has taken its place."""
     config = kind(*settings)
-    return _Files(config, _source(config, folder), folder, seed)
+    return _Files(config, _source(config, file.parent), file, seed)
 
 
 _FILES = {
@@ -80,21 +82,20 @@ _FILES = {
 
 def _source(config: schema.TffData, folder: Path) -> _Source:
     loaders = tff.simulation.datasets
-    file = _FILES[config.name]
     if isinstance(config, schema.EmnistData):
         digits = config.classes == 10
         load = functools.partial(loaders.emnist.load_data, only_digits=digits)
         which = "digits_only" if digits else "all"
         splits = (f"{which}_train", f"{which}_test")
-        return _Source(file, load, splits, ("pixels", "label"), _emnist, None)
+        return _Source(load, splits, ("pixels", "label"), _emnist, None)
     if isinstance(config, schema.ShakespeareData):
         examples = functools.partial(_speeches, length=config.sequence_length)
-        return _Source(file, loaders.shakespeare.load_data, ("train", "test"), ("snippets",), examples, None)
+        return _Source(loaders.shakespeare.load_data, ("train", "test"), ("snippets",), examples, None)
     if isinstance(config, schema.StackOverflowData):
         words = _words(str(folder), config.vocabulary)
         examples = functools.partial(_sentences, words=words, length=config.sequence_length)
-        return _Source(file, loaders.stackoverflow.load_data, ("train", "test"), ("tokens",), examples, None)
-    return _Source(file, loaders.cifar100.load_data, ("train", "test"), ("image", "label"), _cifar, 255)
+        return _Source(loaders.stackoverflow.load_data, ("train", "test"), ("tokens",), examples, None)
+    return _Source(loaders.cifar100.load_data, ("train", "test"), ("image", "label"), _cifar, 255)
 
 
 def _emnist(features: _Features) -> tuple[np.ndarray, np.ndarray]:
@@ -135,12 +136,12 @@ def _words(folder: str, size: int) -> text.Vocabulary:
 class _Files(FederatedDataset):
     """Clients in one of TFF's SQLite files. Only their names and sizes are in memory, and the held-out examples."""
 
-    def __init__(self, config: schema.TffData, source: _Source, folder: Path, seed: int):
-        path = folder / source.file
-        train, test = _opened(source, folder)
+    def __init__(self, config: schema.TffData, source: _Source, path: Path, seed: int):
+        train, test = _opened(source, path)
         sizes, test_sizes = (_sizes(path, split) for split in source.splits)
         self._path, self._source = path, source
-        self._train = _Reader(train, source, path, spec(config).classes)
+        fitting = spec(config)
+        self._train = _Reader(train, source, path, fitting.classes)
         rng = seeds.generator(seed, seeds.Stream.SPLIT)
         ids = train.client_ids
         kept, held = held_out_clients(len(ids), config.validation_fraction, rng)
@@ -148,14 +149,14 @@ class _Files(FederatedDataset):
             validation = self._train.pooled([ids[k] for k in held], sizes, config.test_examples, rng)
         super().__init__(
             name=config.name,
-            spec=spec(config),
+            spec=fitting,
             client_ids=ids if len(kept) == len(ids) else [ids[k] for k in kept],
             sizes=np.fromiter((sizes.get(ids[k], 0) for k in kept), np.int64, len(kept)),
             # the same test set for every seed: replicates differ in training alone
-            test=_Reader(test, source, path, spec(config).classes).pooled(
+            test=_Reader(test, source, path, fitting.classes).pooled(
                 test.client_ids, test_sizes, config.test_examples, seeds.generator(0, seeds.Stream.SPLIT)
             ),
-            validation=validation if len(held) else _nothing(spec(config)),
+            validation=validation if len(held) else _nothing(fitting),
             source=str(path),
             white=source.white,
         )
@@ -167,7 +168,7 @@ class _Files(FederatedDataset):
     def digest(self) -> str:
         """Of the names and sizes of clients, of the held-out examples and of the file's size, not of what clients hold:
         the file can have gigabytes."""
-        sha = hashlib.sha256(f"{self._source.file} {self._source.splits} {self._path.stat().st_size}".encode())
+        sha = hashlib.sha256(f"{self._path.name} {self._source.splits} {self._path.stat().st_size}".encode())
         sha.update("\n".join(self.client_ids).encode())
         for array in (self.sizes, *self.test.arrays(), *self.validation.arrays()):
             sha.update(np.ascontiguousarray(array))
@@ -226,11 +227,10 @@ class _Reader:
         return Examples(inputs, labels, clients).rows(slice(most))
 
 
-def _opened(source: _Source, folder: Path) -> tuple[tff.simulation.datasets.ClientData, ...]:
+def _opened(source: _Source, path: Path) -> tuple[tff.simulation.datasets.ClientData, ...]:
     """TFF's training and test data; a third split, which Stack Overflow has, is not used."""
-    path = folder / source.file
     try:
-        train, *_, test = source.load(cache_dir=str(folder))
+        train, *_, test = source.load(cache_dir=str(path.parent))
     except StopIteration as error:
         raise UserError(f"{path}: holds no client in {' or '.join(source.splits)}; fetch it again") from error
     except (sqlite3.Error, tff.simulation.datasets.sql_client_data.DatabaseFormatError) as error:

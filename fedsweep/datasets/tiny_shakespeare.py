@@ -15,7 +15,7 @@ import numpy as np
 import platformdirs
 
 from fedsweep import schema, seeds
-from fedsweep.datasets import download, text
+from fedsweep.datasets import text
 from fedsweep.datasets.federated import DataSpec, Examples, InMemory
 from fedsweep.datasets.folders import place
 from fedsweep.errors import UserError
@@ -96,5 +96,7 @@ def _find(config: schema.TinyShakespeareData) -> Path:
     for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
+    from fedsweep.datasets import download  # with pooch and requests, which nobody needs whose files are there
+
     download.checked_files(_URL, folder, {_NAMES[0]: _HASH}, "the text")
     return folder / _NAMES[0]

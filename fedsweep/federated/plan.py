@@ -52,6 +52,7 @@ class Plan:
     downlink: tuple[TensorPlan, ...]
     clients: int  # that send in a round
     receivers: int  # that the model goes to in a round: those, or all clients of the data set (`downlink.build`)
+    rounds: int
     messages: int  # updates that clients send in the whole run: fewer than it has clients where some drop out
     metrics_bits: int = 3 * METRIC_BITS
 
@@ -83,9 +84,10 @@ class Plan:
     def float32_downlink_bits(self) -> int:
         return sum(t.float32_bits for t in self.downlink)
 
-    def run_bits(self, rounds: int) -> tuple[int, int]:
-        """(uplink, downlink) bits of a run of so many rounds, all clients; the least, where codes send more."""
-        return self.uplink_bits * self.messages, self.round_bits[1] * rounds
+    @property
+    def run_bits(self) -> tuple[int, int]:
+        """(uplink, downlink) bits of the whole run, all clients together; the least, where codes send more."""
+        return self.uplink_bits * self.messages, self.round_bits[1] * self.rounds
 
     def as_dict(self) -> dict:
         """For result.json."""
@@ -100,6 +102,7 @@ class Plan:
             "receivers": self.receivers,
             "messages": self.messages,
             "round_bits": self.round_bits,
+            "run_bits": self.run_bits,
             "coded": self.coded,
         }
 
@@ -137,6 +140,7 @@ def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Pl
         down_plans,
         clients,
         population() if config.downlink_difference else clients,
+        config.rounds,
         cohort.messages(config, population, config.rounds)[0],
         (4 if model.spec.uncounted else 3) * METRIC_BITS,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
-from fedsweep.pareto.style import COLOURS, MARKERS
+from fedsweep.pareto.style import COLOURS, MARKERS, saved
 
 if TYPE_CHECKING:
     from fedsweep.lab.report import Row
@@ -62,7 +61,7 @@ def draw(rows: Sequence[Row], formats: Sequence[str]) -> list[bytes]:
         handles.append(plt.Line2D([], [], label="front", **_FRONT))
         figure.legend(handles=handles, loc="outside lower center", ncols=entries, frameon=False, handlelength=2.6)
         try:
-            return [_saved(figure, name) for name in formats]
+            return [saved(figure, name) for name in formats]
         finally:
             plt.close(figure)
 
@@ -107,9 +106,3 @@ def _panel(panel: plt.Axes, kind: str, rows: Sequence[Row], styles: dict[tuple[i
     panel.xaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}" if bits >= 1 else f"1/{1 / bits:g}"))
     panel.grid(color="0.92", linewidth=0.6)
     panel.set_axisbelow(True)
-
-
-def _saved(figure: plt.Figure, name: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=name)
-    return content.getvalue()

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from fedsweep.datasets import DataSpec
 from fedsweep.models.functional import Model, WeightSpec, layer
+from fedsweep.models.image import dense
 
 
 def char_lstm(spec: DataSpec) -> Model:
@@ -72,7 +73,7 @@ def _lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor
 
 def _dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """x [n, tokens, features] through a dense layer, as one product of matrices."""
-    flat = tf.reshape(x, [-1, kernel.shape[0]]) @ kernel + bias
+    flat = dense(tf.reshape(x, [-1, kernel.shape[0]]), kernel, bias)
     return tf.reshape(flat, [-1, x.shape[1], kernel.shape[1]])
 
 

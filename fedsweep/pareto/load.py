@@ -149,7 +149,7 @@ def from_folder(folder: Path) -> Sweep:
     # Where clients drop out, each replicate has sent another number of messages.
     ends = [(result["plan"], result["rounds"]) for result in plans.values()]
     drops = any(_sent(*end) < _received(*end) for end in ends)
-    results = {place: _result(path) for place, path in places.items()} if drops else {}
+    runs = {place: _result(path) for place, path in places.items()} if drops else {(k, 0): r for k, r in plans.items()}
     # A swept group (encoder=uniform,eden) changes other keys than its own, data sets are compared by their values, not
     # by how they were written (1 and 1.0), and each of several grids has keys of its own: then a trial's own file has
     # to be asked.
@@ -170,11 +170,7 @@ def from_folder(folder: Path) -> Sweep:
         name=folder.resolve().name,
         keys=keys,
         points=points,
-        float32=_means(
-            ((trial, _float32(result["plan"], result["rounds"])) for (trial, _), result in results.items())
-            if drops
-            else ((trial, _float32(result["plan"], result["rounds"])) for trial, result in plans.items())
-        ),
+        float32=_means((trial, _float32(run["plan"], run["rounds"])) for (trial, _), run in runs.items()),
         seeds={(trial, replicate): seeds[trial] + replicate for trial, replicate in places},
         rounds=_rounds(places),
         settings=settings,

@@ -116,9 +116,7 @@ def check(request: Request) -> Checked:
 def parse_grids(grids: object, parse: Callable[[list[str]], list[Override]]) -> list[list[Override]]:
     """sweep.grids as it is in the configuration, through Hydra's parser; raises `UserError` if it is none."""
     found = grids or []
-    if not all(isinstance(grid, Sequence) and all(isinstance(o, str) for o in grid) for grid in found) or any(
-        isinstance(grid, str) for grid in found
-    ):
+    if any(isinstance(grid, str) or not all(isinstance(o, str) for o in grid) for grid in found):
         raise UserError(
             f"sweep.grids={grids}: must be a list of lists of overrides, as [['encoder=eden'],['encoder=sign']]"
         )

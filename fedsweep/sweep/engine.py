@@ -117,7 +117,7 @@ class Engine:
                 trial.results[replicate] = self._refuse(trial, replicate, "failed", str(error))
             return trial
         self.coded[number] = tuple(any(t["coded"] for t in plan[way]) for way in ("uplink", "downlink"))
-        self.sent[number] = (plan["uplink_bits"] * plan["messages"], plan["round_bits"][1] * config.rounds)
+        self.sent[number] = tuple(plan["run_bits"])
         total = sum(self.sent[number])
         self._study.commit(None if self._settings.budget is None else total - self._settings.budget)
         trial.twin = self._first.setdefault(_identity(config, plan), trial)

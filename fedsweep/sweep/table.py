@@ -24,7 +24,7 @@ class Row:
 
 def show_trials(trials: Sequence[Trial]) -> None:
     """A row a trial, means over its replicates."""
-    rows, keys = [], [key for trial in trials for key in trial.point]
+    rows, keys = [], {key: "" for trial in trials for key in trial.point}
     for trial in trials:
         runs = trial.rows()
         if runs:
@@ -32,7 +32,7 @@ def show_trials(trials: Sequence[Trial]) -> None:
             for key in ("test_accuracy", "uplink_bits", "downlink_bits", "uplink_ratio", "downlink_ratio"):
                 values = [run[key] for run in runs if run.get(key) is not None]
                 result[key] = sum(values) / len(values) if values else None
-            rows.append(Row({"trial": str(trial.number), **dict.fromkeys(keys, ""), **trial.point}, result))
+            rows.append(Row({"trial": str(trial.number), **keys, **trial.point}, result))
     if rows:
         show(rows)
 
