@@ -165,9 +165,16 @@ class MlflowTracker(Tracker):
             end(self._client, self.run_id, "failed")
             raise
         with _forgiving("its data set, config.yaml and plan.json are not attached"):
-            self._client.log_inputs(self.run_id, datasets=[_data_set(config, about)])
+            self._attach(_data_set(config, about))
             self._client.log_artifact(self.run_id, str(about.folder / "config.yaml"))
             self._client.log_text(self.run_id, as_json(about.plan), "plan.json")
+
+    def _attach(self, data: DatasetInput) -> None:
+        try:
+            self._client.log_inputs(self.run_id, datasets=[data])
+        # MLflow looks for the data set, then adds it: a run that starts at the same time can do so in between.
+        except (mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError):
+            self._client.log_inputs(self.run_id, datasets=[data])
 
     def _reopen(self, run_id: str, config: schema.Tracker) -> bool:
         """Goes on with a run that was cut off; False if somebody deleted it."""

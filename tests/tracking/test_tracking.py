@@ -162,6 +162,27 @@ def test_an_artifact_store_that_cannot_be_written_costs_no_metrics(config, tmp_p
     assert "no credentials" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("ready_store")
+def test_two_runs_that_add_the_same_data_set_at_once_both_have_it(config, tmp_path, monkeypatch, about, capfd):
+    """MLflow's own words for the slower one: it had looked before the other had added it."""
+    monkeypatch.chdir(tmp_path)
+    log_inputs, calls = mlflow.MlflowClient.log_inputs, []
+
+    def slower(client, *arguments, **settings):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise mlflow.MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+        log_inputs(client, *arguments, **settings)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", slower)
+    tracker = tracking.start(config("encoder=identity"), about)
+    tracker.finish("complete")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/multirun_outputs/mlflow.db")
+    assert len(client.get_run(tracker.run_id).inputs.dataset_inputs) == 1
+    assert "config.yaml" in [artifact.path for artifact in client.list_artifacts(tracker.run_id)]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_tracker_that_fails_stops_and_the_others_go_on(about, capfd):
     class Broken(tracking.Tracker):
         def log_round(self, row):
