@@ -44,14 +44,19 @@ class Uniform:
 
     def quantize(self, x, levels):
         low, high = tf.reduce_min(x), tf.reduce_max(x)
-        # In this order: a quotient is at most 1, so no value lies above the last level and needs another bit.
-        x = tf.math.divide_no_nan(x - low, high - low) * levels
-        symbols = round_randomly(x, randomness.next_seed()) if self._stochastic else tf.round(x)
+        step = self._step(low, high, levels)
+        x = tf.math.divide_no_nan(x - low, step)
+        symbols = round_randomly(x, randomness.next_seed(), levels) if self._stochastic else tf.round(x)
         return symbols, tf.stack([low, high])
 
     def restore(self, symbols, scale, levels):
         low, high = tf.unstack(scale)
-        return symbols / levels * (high - low) + low
+        return symbols * self._step(low, high, levels) + low
+
+    def _step(self, low: tf.Tensor, high: tf.Tensor, levels: Number) -> tf.Tensor:
+        """From one symbol to the next; so large that no value lies above the last symbol and needs another bit."""
+        step = (high - low) / levels
+        return tf.where(tf.math.divide_no_nan(high - low, step) > levels, tf.math.nextafter(step, 2 * step), step)
 
 
 class Qsgd:
@@ -72,7 +77,7 @@ class Qsgd:
         buckets = self._buckets(x)
         norms = norm(buckets, axis=1)
         steps = tf.minimum(tf.math.divide_no_nan(tf.abs(buckets), norms), 1.0) * middle
-        rounded = tf.reshape(round_randomly(steps, randomness.next_seed()), [-1])[: x.shape[0]]
+        rounded = tf.reshape(round_randomly(steps, randomness.next_seed(), middle), [-1])[: x.shape[0]]
         return middle + tf.where(x < 0, -rounded, rounded), norms[:, 0]
 
     def restore(self, symbols, scale, levels):

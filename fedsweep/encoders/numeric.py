@@ -6,6 +6,9 @@ import math
 
 import tensorflow as tf
 
+from fedsweep.encoders import randomness
+from fedsweep.encoders.codes.code import floor_log2
+
 
 def normalized(x: tf.Tensor, axis: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """(x / m, m) with m the largest absolute value: sums of squares of the first neither overflow nor vanish.
@@ -22,10 +25,16 @@ def norm(x: tf.Tensor, axis: int | None = None) -> tf.Tensor:
     return largest * tf.sqrt(tf.reduce_sum(tf.square(unit), axis, keepdims=axis is not None))
 
 
-def round_randomly(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """x rounded up with probability equal to its fraction, else down: E[result] = x."""
-    floor = tf.floor(x)
-    return floor + tf.cast(tf.random.stateless_uniform(tf.shape(x), seed) < x - floor, x.dtype)
+def round_randomly(x: tf.Tensor, seed: tf.Tensor, most: float | tf.Tensor = 1.0) -> tf.Tensor:
+    """x, in [0, most], rounded up with probability equal to its fraction, else down: E[result] = x.
+
+    That probability is a multiple of 2**-15, or of float32's resolution at `most` where this is coarser. An integer
+    stays what it is. `most` is an integer below 2**16.
+    """
+    # x + u is exact where it could reach the next integer: 24 bits hold `most` and the noise.
+    width = tf.cast(floor_log2(tf.cast(most, tf.int32)) + 1, tf.int32)
+    noise = randomness.dither(tf.size(x), seed, tf.minimum(16, 24 - width))
+    return tf.floor(x + tf.reshape(noise, tf.shape(x)))
 
 
 def padded_to(x: tf.Tensor, size: int) -> tf.Tensor:

@@ -30,6 +30,11 @@ class Facts:
     loss: tf.Tensor | float = 0.0  # its mean training loss in this round
 
 
+# Of `dither`.
+_COLUMNS = 2048
+_MIXER = 0x9E3779B1  # odd, so that multiplying is one to one; 2**32 over the golden ratio (Knuth, TAOCP 6.4)
+_BOTH_HALVES = 0x00010001
+
 _stream: contextvars.ContextVar[Iterator[tf.Tensor] | None] = contextvars.ContextVar("stream", default=None)
 _facts: contextvars.ContextVar[Facts | None] = contextvars.ContextVar("facts", default=None)
 
@@ -56,6 +61,29 @@ def next_seed() -> tf.Tensor:
     if current is None:
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
     return next(current)
+
+
+def dither(size: int | tf.Tensor, seed: tf.Tensor, bits: int | tf.Tensor) -> tf.Tensor:
+    """Noise for stochastic rounding: float32 [size], uniform on the odd multiples of 2**-bits in (0, 1).
+
+    In a quarter of a generator's time: each element is half a word, and word (i, j) of a matrix is the exclusive or of
+    two random words, one of the row and one of the column. That is simple tabulation (Carter and Wegman 1979): uniform,
+    and independent by threes (Patrascu and Thorup, J. ACM 2012), so means, variances and correlations are those of
+    independent draws. Four words on the corners of a rectangle would cancel, which a rotation of the same structure can
+    feel; so each word is mixed, one to one.
+
+    Args:
+      size: the number of elements.
+      seed: int32 [2].
+      bits: 2 to 16.
+    """
+    rows = -(-size // (2 * _COLUMNS))
+    drawn = tf.random.stateless_uniform([rows + _COLUMNS], seed, minval=None, maxval=None, dtype=tf.uint32)
+    words = (drawn[:rows, tf.newaxis] ^ drawn[tf.newaxis, rows:]) * tf.constant(_MIXER, tf.uint32)
+    words ^= tf.bitwise.right_shift(words, tf.constant(16, tf.uint32))
+    words = (words & tf.cast(2**bits - 2, tf.uint32) * _BOTH_HALVES) ^ _BOTH_HALVES
+    halves = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size]
+    return tf.cast(halves, tf.float32) * tf.pow(2.0, -tf.cast(bits, tf.float32))
 
 
 def client() -> Facts:
