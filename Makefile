@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.complete
 
-.PHONY: setup sweep test lint ui bench lock wheel clean
+.PHONY: setup sweep test lint ui bench bench-peers lock wheel clean
 
 setup: $(STAMP)
 
@@ -33,10 +33,23 @@ ui: setup
 	@$(BIN)/python -m fedsweep.tracking.ui --port $${PORT:-5000}
 
 bench: setup
-	$(BIN)/python benchmarks/round.py
-	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/pareto.py
+
+# Each peer of benchmarks/peers in an environment of its own. PyPI's torch for x86 Linux is a CUDA build, which does not
+# import without some of NVIDIA's libraries (1.8 GB more to download); where pip finds a CPU build they are left out.
+PEERS := pfl flower fedjax
+
+bench-peers: $(PEERS:%=.peers/%/.complete)
+
+.peers/%/.complete: benchmarks/peers/%.txt benchmarks/peers/torch_cuda.txt
+	@rm -f $@
+	$(PYTHON) -m venv --clear .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --no-deps -r $<
+	@if grep -q '^torch==' $< && ! .peers/$*/bin/python -c 'import torch' 2>/dev/null; then \
+	  set -x; .peers/$*/bin/python -m pip install --quiet --no-deps -r benchmarks/peers/torch_cuda.txt; fi
+	@touch $@
 
 # Resolves the lock anew (after a change of pyproject.toml); needs uv on the PATH.
 lock:

@@ -8,11 +8,12 @@ clients' data, and a slow moment of the machine hits all of them.
     turns, _ = Turns.from_arguments()
     ...                                             # whatever must be ready before a round
     while (number := turns.wait()) is not None:
-        train(turns.cohort(number))
+        if turns.trains: train(turns.cohort(number))
         if turns.evaluates(number): evaluate(turns.test())
         turns.done()
 
-With `--rounds N` there is no conductor: N rounds, evaluated every five, as a run by itself.
+With `--rounds N` there is no conductor: N rounds, evaluated every five, as a run by itself. With `--evaluation` a turn
+is an evaluation instead of a round.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ EVALUATE_EVERY = 5
 class Turns:
     """`folder` holds the rounds' data (`write`); `rounds`: None where a conductor says what is next."""
 
-    def __init__(self, folder: Path, rounds: int | None = None):
-        self._folder, self._rounds = folder, rounds
+    def __init__(self, folder: Path, rounds: int | None = None, evaluation: bool = False):
+        self._folder, self._rounds, self._evaluation = folder, rounds, evaluation
         self._number, self._started = 0, 0.0
         # Lines for the conductor go where stdout went; what libraries print goes to stderr.
         self._answers = os.fdopen(os.dup(1), "w")
@@ -46,8 +47,9 @@ class Turns:
         parser = parser or argparse.ArgumentParser()
         parser.add_argument("--folder", type=Path, required=True, help="the rounds' data")
         parser.add_argument("--rounds", type=int, help="so many rounds at once; left out: rounds as stdin numbers them")
+        parser.add_argument("--evaluation", action="store_true", help="a turn is an evaluation, not a round")
         arguments = parser.parse_args()
-        return cls(arguments.folder, arguments.rounds), arguments
+        return cls(arguments.folder, arguments.rounds, arguments.evaluation), arguments
 
     def wait(self) -> int | None:
         """The number of the next round, from 1; None: no more."""
@@ -61,13 +63,17 @@ class Turns:
         self._number, self._started = number or self._number, time.monotonic()
         return number
 
-    def done(self) -> None:
-        """The round has ended."""
+    def done(self, **more: float) -> None:
+        """The turn has ended; `more` goes into the answer."""
         if self._rounds is None:
-            self._answer({"seconds": time.monotonic() - self._started, "memory": peak_memory()})
+            self._answer({"seconds": time.monotonic() - self._started, "memory": peak_memory(), **more})
+
+    @property
+    def trains(self) -> bool:
+        return not self._evaluation
 
     def evaluates(self, number: int) -> bool:
-        return self._rounds is not None and number % EVALUATE_EVERY == 0
+        return self._evaluation or (self._rounds is not None and number % EVALUATE_EVERY == 0)
 
     def cohort(self, number: int) -> list[Examples]:
         """The examples of each client of the round."""

@@ -57,7 +57,7 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: Fede
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": git_commit(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads(runtime),
         "tensorflow_environment": {name: os.environ.get(name) for name in _TENSORFLOW},
@@ -83,7 +83,7 @@ def git_commit() -> str | None:
     return described.stdout.strip()
 
 
-def _cpu() -> str:
+def cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

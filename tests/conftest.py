@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 import hydra
 import mlflow
+import platformdirs
 import pytest
 
 from fedsweep import cli, environment, schema, tracking
@@ -61,10 +62,23 @@ def fedsweep(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+def shared_folder(tmp_path_factory) -> Path:
+    """A folder that all processes of this test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(shared_folder) -> None:
+    """What is cached is cached for this test run alone; but for matplotlib's fonts, which take long to find."""
+    os.environ.setdefault("MPLCONFIGDIR", str(platformdirs.user_cache_path("matplotlib")))
+    os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder) -> Callable[[str, Callable[[Path], None]], Path]:
     """`made_once(name, make)`: a folder that `make` has filled, once for all processes of this test run."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    root = shared_folder
 
     def folder(name: str, make: Callable[[Path], None]) -> Path:
         place, done = root / name, root / f"{name}.done"

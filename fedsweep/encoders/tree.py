@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import tensorflow as tf
@@ -52,6 +53,21 @@ class Node:
 def identity() -> te.core.Encoder:
     """Tensors as they are."""
     return _traced_plainly(te.encoders.identity())
+
+
+@contextlib.contextmanager
+def inlined() -> Iterator[None]:
+    """Within the block, tensor_encoding's functions become part of the graph that calls them.
+
+    It makes a tf.function of each encoder's every method; tracing those apart, with AutoGraph, takes longer than all
+    other tracing.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def _traced_plainly(encoder: te.core.Encoder) -> te.core.Encoder:

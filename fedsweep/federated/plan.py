@@ -6,15 +6,17 @@ holds the two against each other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import encoders, schema
+from fedsweep.encoders.tree import inlined
 from fedsweep.federated import coded, cohort
 from fedsweep.models import Model
 from fedsweep.models.functional import WeightSpec
@@ -168,7 +170,7 @@ def _sent(measure: Callable[..., tuple[int, ...]], label: str, shape: tuple[int,
 def _uplink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int, int, bool]:
     """Bits that a client sends, of the parameters that the server sends along, and of those that the server needs after
     the sum (which clients need too if they have to decode); whether a lossless code's bits come on top."""
-    with tf.Graph().as_default():  # shapes only, no arithmetic
+    with _shapes_only():
         gather = te.encoders.as_gather_encoder(encoder, tf.TensorSpec(shape, tf.float32))
         encode_params, before_params, after_params = gather.get_params(gather.initial_state())
         encoded, state_update = gather.encode(tf.zeros(shape), encode_params)
@@ -178,10 +180,17 @@ def _uplink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int,
 
 
 def _downlink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, bool]:
-    with tf.Graph().as_default():
+    with _shapes_only():
         simple = te.encoders.as_simple_encoder(encoder, tf.TensorSpec(shape, tf.float32))
         encoded, _ = simple.encode(tf.zeros(shape), simple.initial_state())
         return _fixed_bits(encoded)
+
+
+@contextlib.contextmanager
+def _shapes_only() -> Iterator[None]:
+    """No arithmetic within the block."""
+    with tf.Graph().as_default(), inlined():
+        yield
 
 
 def _fixed_bits(encoded: coded.EncodedTensor) -> tuple[int, bool]:

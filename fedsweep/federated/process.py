@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsweep import encoders, schema
-from fedsweep.federated import client_work, downlink, mime_lite, optimizers, plan, uplink
+from fedsweep.encoders.tree import inlined
+from fedsweep.federated import client_work, downlink, optimizers, plan, server, uplink
 from fedsweep.models import Model
 
 
+@inlined()
 def build(config: schema.Config, model: Model) -> tff.learning.templates.LearningProcess:
     """Federated averaging of `model` as `config` has it: encoders in both directions, optimizers, seeds.
 
@@ -51,15 +53,12 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
         aggregation.remembered([weight.spec for weight in model.weights]),
     )
     sent_by_client = work.next.type_signature.result.result.member
-    finalizer = tff.learning.templates.build_apply_optimizer_finalizer
-    if mime:
-        finalizer = functools.partial(mime_lite.finalizer, config.optimizer.momentum)
     return tff.learning.templates.compose_learning_process(
         initial_weights,
         distribution,
         work,
         aggregation.create(sent_by_client.update, sent_by_client.update_weight),
-        finalizer(optimizers.server(config), weights_type),
+        server.finalizer(optimizers.server(config), weights_type, config.optimizer.momentum if mime else None),
     )
 
 
@@ -74,9 +73,9 @@ def graph_key(config: schema.Config, model: Model) -> str:
 
 
 def seeded(
-    state: Sequence[tf.Tensor], paths: Sequence[tuple[str | None, ...]], seed: int, model: Model
+    state: Sequence[np.ndarray], paths: Sequence[tuple[str | None, ...]], seed: int, model: Model
 ) -> list[tf.Tensor]:
-    """The initial state of an equal process with another seed.
+    """The initial state of an equal process with another seed, from the leaves of one.
 
     A state begins with the model's weights, and clients may hold them, too, as `held`; the streams of noise in it are
     leaves called `seed`, int32 [2], whose first word is the run's seed (`uplink`, `downlink`).
@@ -85,6 +84,6 @@ def seeded(
     held, leaves = iter(weights), list(weights)
     for leaf, path in zip(state[len(weights) :], paths[len(weights) :], strict=True):
         if path[-1] == "seed" and "encoders" not in path:  # not an adaptive encoder's own
-            leaf = tf.stack([seed, leaf[1]])
-        leaves.append(next(held) if "held" in path else leaf)
+            leaf = np.array([seed, leaf[1]], np.int32)
+        leaves.append(next(held) if "held" in path else tf.constant(leaf))
     return leaves

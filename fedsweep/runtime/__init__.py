@@ -6,9 +6,14 @@ or in TFF's own executor.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fedsweep import environment, federated, schema
 from fedsweep.models import Model
 from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime
+
+if TYPE_CHECKING:
+    from fedsweep.runtime.compiled import Form
 
 __all__ = ["NotFiniteError", "RoundOutcome", "Runtime", "start"]
 
@@ -30,9 +35,24 @@ def start(config: schema.Config, model: Model, population: int) -> Runtime:
     from fedsweep.runtime.map_reduce import CompiledProcess, MapReduceRuntime
 
     key = federated.graph_key(config, model)
-    process = _compiled.pop(key, None) or CompiledProcess(federated.build(config, model))
+    process = _compiled.pop(key, None) or CompiledProcess(_form(config, model, key))
     while len(_compiled) >= _KEPT:
         del _compiled[next(iter(_compiled))]  # the one used longest ago
     _compiled[key] = process
     state = federated.seeded(process.initial_state, process.state_paths, config.seed, model)
     return MapReduceRuntime(process, state, environment.threads(config.runtime), population, config.verify_wire)
+
+
+def _form(config: schema.Config, model: Model, key: str) -> Form:
+    """The compiled process: from disk, if a process has kept it there."""
+    from fedsweep.runtime import compiled
+
+    # Code that is not ours can change under the same key.
+    ours = model.logits.__module__.startswith("fedsweep.") and config.model.name != "keras"
+    kept = ours and "custom" not in (config.encoder.name, config.downlink_encoder.name)
+    form = compiled.read(key) if kept else None
+    if form is None:
+        form = compiled.compile_process(federated.build(config, model))
+        if kept:
+            compiled.write(key, form)
+    return form

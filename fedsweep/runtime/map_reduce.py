@@ -13,35 +13,34 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_federated as tff
 
 from fedsweep.federated.cohort import ClientData
 from fedsweep.runtime import types, wire
 from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime, as_sequence, downlink_bits, outcome
+from fedsweep.runtime.compiled import Form
 from fedsweep.runtime.graphs import as_function
 
 
 class CompiledProcess:
     """A process as TensorFlow functions. It holds no state, so runs that differ in their seed alone can share it."""
 
-    def __init__(self, process: tff.learning.templates.LearningProcess):
-        form = tff.backends.mapreduce.get_map_reduce_form_for_computation(process.next)
-        initialize = tff.backends.mapreduce.get_state_initialization_computation(process.initialize)
-        self.prepare, self.work = as_function(form.prepare), as_function(form.work)
-        self.zero, self.accumulate = as_function(form.zero), as_function(form.accumulate)
-        self.report, self.update = as_function(form.report), as_function(form.update)
-        self.uplink = wire.Meter(form.work.type_signature.result, wire.UPLINK_KINDS)
-        work_types = types.leaves(form.work.type_signature.result)
-        self.downlink = wire.Meter(form.prepare.type_signature.result, wire.DOWNLINK_KINDS)
-        self.metric_names = [path[-1] for path in types.paths(form.update.type_signature.result[1])]
-        self.initial_state = as_function(initialize)()
-        self.state_paths = types.paths(initialize.type_signature.result)
-        self.memory = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in self.uplink.parts(work_types, "memory")]
-        self.weights = len(process.get_model_weights.type_signature.result.trainable)  # a state begins with them
+    def __init__(self, form: Form):
+        self.prepare, self.work = as_function(form.parts["prepare"]), as_function(form.parts["work"])
+        self.zero, self.accumulate = as_function(form.parts["zero"]), as_function(form.parts["accumulate"])
+        self.report, self.update = as_function(form.parts["report"]), as_function(form.parts["update"])
+        message_type, broadcast_type = (form.parts[part].type_signature.result for part in ("work", "prepare"))
+        self.uplink = wire.Meter(message_type, wire.UPLINK_KINDS)
+        self.downlink = wire.Meter(broadcast_type, wire.DOWNLINK_KINDS)
+        self.metric_names = [path[-1] for path in types.paths(form.metrics_type)]
+        self.initial_state, self.state_paths = form.state, types.paths(form.state_type)
+        remembered = self.uplink.parts(types.leaves(message_type), "memory")
+        self.memory = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in remembered]
+        self.weights = len(form.state_type.global_model_weights.trainable)  # a state begins with them
 
 
 class MapReduceRuntime(Runtime):
-    """Clients of a round train side by side in `threads` threads; their updates are summed in the cohort's order.
+    """Clients of a round train side by side in `threads` threads, those with most examples first, so that the threads
+    end together; their updates are summed in that order.
 
     What clients keep between rounds (error feedback) is kept here, by client. `population` is the number of clients in
     the data set; with `verify` the bytes of every message are made and decoded.
@@ -60,6 +59,7 @@ class MapReduceRuntime(Runtime):
         broadcast = process.prepare(*self._state)
         if self._verify:
             process.downlink.verify(broadcast)
+        clients = sorted(clients, key=lambda client: len(client.labels), reverse=True)
         total, uplink, memory = process.zero(), collections.Counter(), {}
         for client, message in zip(clients, self._work_of(clients, broadcast), strict=True):
             uplink.update(process.uplink.bits(message))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from fedsweep import datasets, models, runtime
+from fedsweep import datasets, federated, models, runtime
 from fedsweep.federated import cohort
 from fedsweep.runtime import checkpoint
 
@@ -76,3 +78,31 @@ def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
     assert list(runtime._compiled.values()) == [compiled]
     for a, b in zip(fresh, shared, strict=True):
         assert np.array_equal(a, b)
+
+
+def test_graphs_kept_on_disk_give_the_same_run_and_damaged_ones_are_made_again(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    checked = config("model=2nn", "encoder.threshold=100", "downlink=stc", "clients_per_round=3")
+    data = datasets.load(checked.dataset, 0)
+    model = models.build(checked.model, data.spec)
+    build, traced = federated.build, []
+    monkeypatch.setattr(federated, "build", lambda *arguments: traced.append(1) or build(*arguments))
+
+    def weights(seed):
+        runtime._compiled.clear()  # as a new process has it
+        seeded = dataclasses.replace(checked, seed=seed)
+        with runtime.start(seeded, model, POPULATION) as running:
+            for number in (1, 2):
+                running.round(*cohort.sample(data, seeded, number))
+            return running.weights()
+
+    first, other = weights(5), weights(6)
+    assert len(traced) == 1 and not np.array_equal(first[0], other[0])
+    (file,) = tmp_path.glob("fedsweep/graphs/*.npz")
+    assert file.stat().st_size < 1e6  # no model weights
+    whole = file.read_bytes()
+    for content in (whole[:1000], b""):
+        file.write_bytes(content)
+        assert all(map(np.array_equal, weights(5), first))
+    assert len(traced) == 3 and all(map(np.array_equal, weights(5), first))
+    assert len(traced) == 3

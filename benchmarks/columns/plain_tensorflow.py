@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import keras_cnn
 import numpy as np
 import tensorflow as tf
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from turns import Examples, Turns
 
-def start(rate: float, batch: int) -> Callable[[Sequence[tuple[np.ndarray, np.ndarray]]], float]:
-    """The tutorial's CNN; the function trains one round on clients' (images, labels) and gives their mean loss."""
-    model = keras_cnn.build()
+
+def averaging(model: tf.keras.Model, rate: float, batch: int) -> Callable[[Sequence[Examples]], float]:
+    """The function that trains one round on clients' examples and gives their mean loss."""
     loss_of = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     @tf.function(reduce_retracing=True)
@@ -23,7 +28,7 @@ def start(rate: float, batch: int) -> Callable[[Sequence[tuple[np.ndarray, np.nd
             variable.assign_sub(rate * gradient)
         return loss
 
-    def round_of(clients: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    def round_of(clients: Sequence[Examples]) -> float:
         server, total, losses = model.get_weights(), None, []
         for images, labels in clients:
             model.set_weights(server)
@@ -38,3 +43,24 @@ def start(rate: float, batch: int) -> Callable[[Sequence[tuple[np.ndarray, np.nd
         return sum(losses) / len(losses)
 
     return round_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=0.1, help="the clients' learning rate")
+    parser.add_argument("--batch", type=int, default=20, help="the clients' batch size")
+    turns, arguments = Turns.from_arguments(parser)
+    model = keras_cnn.build()
+    model.compile(metrics=["sparse_categorical_accuracy"])
+    train = averaging(model, arguments.rate, arguments.batch)
+    while (number := turns.wait()) is not None:
+        if turns.trains:
+            train(turns.cohort(number))
+        if turns.evaluates(number):
+            images, labels = turns.test()
+            print(f"round {number}: accuracy {model.evaluate(images, labels, 500, verbose=0)[1]:.4f}", file=sys.stderr)
+        turns.done()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Starts the processes of a comparison, gives them turns, and compares what they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ROOT / "benchmarks" / "columns"
+PEERS = ROOT / "benchmarks" / "peers"
+
+Command = Sequence[str | Path]
+
+
+def fedsweep(folder: Path, *arguments: str) -> Command:
+    """Rounds of fedsweep with these overrides (or --case)."""
+    return [sys.executable, COLUMNS / "fedsweep_rounds.py", "--folder", folder, *arguments]
+
+
+def own(name: str, folder: Path, *arguments: str) -> Command:
+    """A baseline in fedsweep's own environment."""
+    return [sys.executable, COLUMNS / f"{name}.py", "--folder", folder, *arguments]
+
+
+def peer(name: str, environment: str, folder: Path, *arguments: str) -> Command | None:
+    """A baseline in its own environment; None where `make bench-peers` has not made that."""
+    place = ROOT / ".peers" / environment
+    if not (place / ".complete").exists():
+        return None
+    return [place / "bin" / "python", PEERS / f"{name}_fedavg.py", "--folder", folder, *arguments]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A column's answers, turn by turn, without those that warm up."""
+
+    turns: list[dict]
+    first: dict  # the first turn, which compiles and allocates
+
+    def median(self, key: str = "seconds") -> float:
+        return statistics.median(turn[key] for turn in self.turns)
+
+    @property
+    def memory(self) -> int:
+        """Bytes at most, in all turns."""
+        return max(turn["memory"] for turn in self.turns)
+
+
+def ratio(a: Measured, b: Measured, key: str = "seconds", other: str = "seconds") -> float:
+    """The median over turns of a's seconds over b's in the same turn: a slow moment of the machine hits both."""
+    return statistics.median(x[key] / y[other] for x, y in zip(a.turns, b.turns, strict=True))
+
+
+def compare(
+    columns: Mapping[str, Command | None], turns: int, warm_up: int, say: Callable[[str], None]
+) -> dict[str, Measured]:
+    """Lets columns take turns: all do round 1, then all do round 2. A column without a command is left out."""
+    with contextlib.ExitStack() as stack:
+        running = {name: stack.enter_context(_process(command)) for name, command in columns.items() if command}
+        for process in running.values():
+            _answer(process)  # it is ready
+        answers = {name: [] for name in running}
+        for number in range(1, warm_up + turns + 1):
+            for name, process in running.items():
+                process.stdin.write(f"{number}\n")
+                process.stdin.flush()
+                answers[name].append(_answer(process))
+            seconds = "  ".join(f"{name} {answers[name][-1]['seconds']:.2f}" for name in running)
+            say(f"  turn {number}: {seconds}")
+    return {name: Measured(found[warm_up:], found[0]) for name, found in answers.items()}
+
+
+@contextlib.contextmanager
+def _process(command: Command) -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield process
+            process.stdin.close()  # it ends with its input
+            process.wait(60)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def _answer(process: subprocess.Popen) -> dict:
+    line = process.stdout.readline()
+    if not line:
+        command = " ".join(map(str, process.args))
+        sys.exit(f"a column ended early; try it by itself: echo 1 | {command}")
+    return json.loads(line)

@@ -1,0 +1,105 @@
+"""A process compiled to its MapReduceForm, and kept on disk for the next process that needs the same graphs.
+
+Tracing and compiling take seconds and depend on a part of the configuration alone (`federated.graph_key`), so a run
+that is resumed, repeated with another seed, or told another number of rounds finds its graphs here, ready to import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import platform
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import tensorflow as tf
+import tensorflow_federated as tff
+from google.protobuf import message as protobuf
+from tensorflow_federated.proto.v0 import computation_pb2
+
+from fedsweep import files
+from fedsweep.environment import PACKAGES
+from fedsweep.runtime import types
+from fedsweep.runtime.graphs import as_function
+
+_PARTS = ("prepare", "work", "zero", "accumulate", "report", "update")
+_MOST_FILES = 256  # kept, of about 100 kB each
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, protobuf.DecodeError)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The parts of a `MapReduceForm`, and the leaves of the state that they begin with."""
+
+    parts: Mapping[str, tff.Computation]
+    state: Sequence[np.ndarray]  # model weights, which follow from the seed, may be left empty
+
+    @property
+    def state_type(self) -> tff.Type:
+        return self.parts["update"].type_signature.result[0]
+
+    @property
+    def metrics_type(self) -> tff.Type:
+        return self.parts["update"].type_signature.result[1]
+
+
+def compile_process(process: tff.learning.templates.LearningProcess) -> Form:
+    # TensorFlow optimizes graphs when it first runs them; once is enough.
+    plain = tf.compat.v1.ConfigProto()
+    plain.graph_options.rewrite_options.disable_meta_optimizer = True
+    form = tff.backends.mapreduce.get_map_reduce_form_for_computation(process.next, grappler_config=plain)
+    initialize = tff.backends.mapreduce.get_state_initialization_computation(process.initialize, grappler_config=plain)
+    state = [tensor.numpy() for tensor in as_function(initialize)()]
+    return Form({part: getattr(form, part) for part in _PARTS}, state)
+
+
+def read(key: str) -> Form | None:
+    """The form that `write` kept under this key; None if there is none, or a damaged file."""
+    try:
+        with np.load(_path(key), allow_pickle=False) as content:
+            parts = {part: _deserialized(content[part].tobytes()) for part in _PARTS}
+            return Form(parts, [content[f"arr_{k}"] for k in range(len(content.files) - len(_PARTS))])
+    except _DAMAGED:
+        return None
+
+
+def write(key: str, form: Form) -> None:
+    """Keeps the form under the key, without model weights; a disk that is full, or not ours, costs only time."""
+    serialize = tff.framework.serialize_computation
+    parts = {p: np.frombuffer(serialize(form.parts[p]).SerializeToString(), np.uint8) for p in _PARTS}
+    nothing = np.zeros(0, np.float32)
+    state = [
+        nothing if ("global_model_weights" in path and "trainable" in path) or "held" in path else leaf
+        for path, leaf in zip(types.paths(form.state_type), form.state, strict=True)
+    ]
+    content = io.BytesIO()
+    np.savez_compressed(content, *state, **parts)
+    path = _path(key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, content.getvalue())
+        newest_first = sorted(path.parent.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in newest_first[_MOST_FILES:]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _deserialized(content: bytes) -> tff.Computation:
+    return tff.framework.deserialize_computation(computation_pb2.Computation.FromString(content))
+
+
+def _path(key: str) -> Path:
+    """Named by all that graphs depend on: the key, fedsweep's own code, the versions of what traces and compiles."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256(key.encode())
+    digest.update(repr([platform.python_version(), *map(importlib.metadata.version, PACKAGES)]).encode())
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return platformdirs.user_cache_path("fedsweep") / "graphs" / f"{digest.hexdigest()[:32]}.npz"
