@@ -277,13 +277,13 @@ def starting(bench: Bench) -> None:
         )
     )
     found: dict[str, list[tuple[float, float]]] = {}
-    for turn in range(3):
-        bench.say(f"  turn {turn + 1}")
-        place = bench.folder / f"start {turn}"
-        place.mkdir()
-        for name in ("fedsweep, cold", "fedsweep, kept"):
-            seconds = startup.first_round(place, f"hydra.run.dir={place / name}", cache=place / "cache")
-            found.setdefault(name, []).append(seconds)
+    place = bench.folder / "start"
+    place.mkdir()
+    for turn in range(1, 4):
+        bench.say(f"  turn {turn}")
+        for name in ("cold", "kept"):
+            seconds = startup.first_round(place, f"{name}_{turn}", cache=place / f"cache_{turn}")
+            found.setdefault(f"fedsweep, {name}", []).append(seconds)
         for name, command in {
             "stock TFF": own("stock_tff", bench.data(10)),
             "pfl-research": peer("pfl", "pfl", bench.data(10)),

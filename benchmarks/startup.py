@@ -17,18 +17,16 @@ RUN = ("model=cnn", "dataset=mnist_by_writer", "evaluate_every=5")
 ROUNDS = 10
 
 
-def first_round(folder: Path, *overrides: str, cache: Path) -> tuple[float, float]:
-    """Seconds from the command to the beginning and to the end of its first round.
+def first_round(folder: Path, run: str, cache: Path) -> tuple[float, float]:
+    """Seconds from the command, in the folder, to the beginning and to the end of its first round.
 
-    `cache`: the folder where fedsweep keeps what it has compiled.
+    `run`: the run's folder in it; `cache`: the folder where fedsweep keeps what it has compiled.
     """
-    run = folder / "run"
     started = time.time()
-    process = _fedsweep(folder, cache, *RUN, "rounds=2", f"hydra.run.dir={run}", *overrides)
-    _watch(process, run)
-    with (run / "rounds.csv").open() as file:
+    _watch(_fedsweep(folder, cache, *RUN, "rounds=2", f"hydra.run.dir={run}"), folder / run)
+    with (folder / run / "rounds.csv").open() as file:
         row = next(csv.DictReader(file))
-    end = float((run / "first_round").read_text()) - started
+    end = float((folder / run / "first_round").read_text()) - started
     return end - float(row["seconds"]), end
 
 
