@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.complete
 
-.PHONY: setup sweep test lint ui bench bench-peers lock wheel clean
+.PHONY: setup sweep test lint ui bench bench-peers growth lock wheel clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,9 @@ bench: setup
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/pareto.py
+
+growth: setup
+	$(BIN)/python benchmarks/growth.py
 
 # Each peer of benchmarks/peers in an environment of its own. PyPI's torch for x86 Linux is a CUDA build, which does not
 # import without some of NVIDIA's libraries (1.8 GB more to download); where pip finds a CPU build they are left out.

@@ -57,7 +57,11 @@ def run_alone(command: Command) -> float:
 
 def sweep(folder: Path, cache: Path) -> tuple[float, list[tuple[float, float]]]:
     """(seconds of a sweep of six points; for each run that followed another in its worker, seconds from that one's end
-    to the beginning and the end of its own first round)"""
+    to the beginning and the end of its own first round)
+
+    MLflow's database is there, as after the first run in a folder: making it takes seconds, once.
+    """
+    _watch(_fedsweep(folder, cache, "rounds=1", "hydra.run.dir=before"), folder / "before")
     started = time.time()
     swept = f"encoder.bits={','.join(map(str, BITS))}"
     command = ["-m", *RUN, f"rounds={ROUNDS}", swept, "hydra.sweep.dir=sweep"]

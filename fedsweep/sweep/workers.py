@@ -187,6 +187,8 @@ class Pool:
         except BaseException:
             self._interrupt(engine, board)
             raise
+        for worker in self._workers:  # already: TensorFlow takes a second to end, while figures are drawn
+            worker.dismiss()
 
     def _next(self, engine: Engine, board: Board, waiting: list[Run], position: int) -> Run | None:
         """The run that suits a worker best; trials are drawn until there is one that no other worker has begun.
