@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ROOT / "benchmarks" / "columns"
 PEERS = ROOT / "benchmarks" / "peers"
@@ -84,10 +86,11 @@ def _process(command: Command) -> Iterator[subprocess.Popen]:
         try:
             yield process
             process.stdin.close()  # it ends with its input
-            process.wait(60)
+            process.wait(300)
         finally:
             if process.poll() is None:
-                process.terminate()
+                for one in [*psutil.Process(process.pid).children(recursive=True), process]:  # TFF's worker, too
+                    one.kill()
 
 
 def _answer(process: subprocess.Popen) -> dict:
