@@ -355,7 +355,7 @@ PARTS = {part.__name__: part for part in (rounds, clients, models, encoders, wid
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(PARTS)}")
-    parser.add_argument("--turns", type=int, default=6, help="measured turns, after those that warm up")
+    parser.add_argument("--turns", type=int, default=4, help="measured turns, after those that warm up")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results.md")
     arguments = parser.parse_args()
     if unknown := set(arguments.only.split(",")) - set(PARTS):

@@ -222,8 +222,7 @@ def _merge(values: tf.Tensor, bits: int) -> tf.Tensor:
         return words
     while width < 32:  # both fields of a pair next to one another
         if bits < width:
-            low = words & _mask(0, width, 2 * width)
-            words = low ^ _right(words ^ low, width - bits)
+            words -= _upper(words, width, width) * tf.constant(2**width - 2**bits, tf.uint32)
         width, bits = 2 * width, 2 * bits
     return _merge(words, bits)
 
@@ -237,9 +236,14 @@ def _unmerge(words: tf.Tensor, bits: int) -> tf.Tensor:
     while width > 8 * container.size:
         width, bits = width // 2, bits // 2
         if bits < width:
-            low = words & _mask(0, bits, 2 * width)
-            words = low ^ _left(words ^ low, width - bits)
+            words += _upper(words, bits, width) * tf.constant(2**width - 2**bits, tf.uint32)
     return _viewed(words, container)
+
+
+def _upper(words: tf.Tensor, bits: int, width: int) -> tf.Tensor:
+    """The upper of two neighbours, which begins at bit `bits`, in each pair of fields of `width` bits."""
+    upper = _right(words, bits)
+    return upper if 2 * width == 32 else upper & _mask(0, bits, 2 * width)
 
 
 def _group(bits: int, word_bits: int) -> tuple[int, int]:
