@@ -1,6 +1,6 @@
 """fedsweep against its peers and its own targets, in one call: `make bench`.
 
-    python benchmarks/bench.py [--only rounds,clients,...] [--turns 6] [--out benchmarks/results.md]
+    python benchmarks/bench.py [--only rounds,clients,...] [--turns 4] [--out benchmarks/results.md]
 
 Workload: the tutorial's CNN (1,663,370 parameters) on mnist_by_writer, 10 writers a round (about 115 digits each),
 batches of 20, one epoch; quantization is uniform, of tensors above 10,000 elements, on the uplink, in the tutorial's
