@@ -106,6 +106,9 @@ class Bench:
         self.sections.append(section)
         return section
 
+    def goals(self) -> Section:
+        return Section("Targets", "", ("", "at most", "found", "met"), [target.row() for target in self.targets])
+
     def meet(self, what: str, most: float, found: float, unit: str = "") -> None:
         self.targets.append(Target(what, most, found, unit))
 
@@ -367,14 +370,18 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench") as folder:
         bench = Bench(Path(folder), arguments.turns, lambda line: console.print(line, highlight=False))
-        for name in arguments.only.split(","):
+        parts = arguments.only.split(",")
+        for done, name in enumerate(parts, start=1):
             PARTS[name](bench)
             bench.sections[-1].print(console)
-    goals = Section("Targets", "", ("", "at most", "found", "met"), [target.row() for target in bench.targets])
-    goals.print(console)
-    text = "\n".join([_head(), *(section.markdown() for section in (goals, *bench.sections))])
-    arguments.out.write_text(text)
+            arguments.out.write_text(_report(bench, missing=parts[done:]))  # a call that breaks off keeps what it found
+    bench.goals().print(console)
     console.print(f"Written: {arguments.out}")
+
+
+def _report(bench: Bench, missing: Sequence[str]) -> str:
+    head = [_head(), f"Not finished; still missing: {', '.join(missing)}\n"] if missing else [_head()]
+    return "\n".join([*head, *(section.markdown() for section in (bench.goals(), *bench.sections))])
 
 
 def _head() -> str:

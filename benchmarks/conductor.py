@@ -86,7 +86,8 @@ def _process(command: Command) -> Iterator[subprocess.Popen]:
         try:
             yield process
             process.stdin.close()  # it ends with its input
-            process.wait(300)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # all that it was asked is answered
+                process.wait(30)
         finally:
             if process.poll() is None:
                 for one in [*psutil.Process(process.pid).children(recursive=True), process]:  # TFF's worker, too
