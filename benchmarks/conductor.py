@@ -64,7 +64,7 @@ def compare(
 ) -> dict[str, Measured]:
     """Lets columns take turns: all do round 1, then all do round 2. A column without a command is left out."""
     with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(_process(command)) for name, command in columns.items() if command}
+        running = {name: stack.enter_context(process_of(command)) for name, command in columns.items() if command}
         for process in running.values():
             _answer(process)  # it is ready
         answers = {name: [] for name in running}
@@ -79,13 +79,14 @@ def compare(
 
 
 @contextlib.contextmanager
-def _process(command: Command) -> Iterator[subprocess.Popen]:
+def process_of(command: Command) -> Iterator[subprocess.Popen]:
+    """A column's process, which ends with its input; if it does not, it is ended, with those below it."""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
             yield process
-            process.stdin.close()  # it ends with its input
+            process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):  # all that it was asked is answered
                 process.wait(30)
         finally:

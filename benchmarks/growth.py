@@ -126,6 +126,7 @@ def plot(grown: list[Growth], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
     figure, axes = plt.subplots(2, len(grown), figsize=(3 * len(grown), 5), layout="constrained", squeeze=False)
     for k, growth in enumerate(grown):
@@ -138,6 +139,10 @@ def plot(grown: list[Growth], path: Path) -> None:
             axis.loglog(sizes, values[-1] * sizes / sizes[-1], "--", color="0.6", label="linear")
             axis.set_xlabel(growth.what)
             axis.set_ylabel(unit)
+            axis.set_xticks(sizes, [f"{size:,.0f}" if size < 1e5 else f"{size / 1e6:g}M" for size in sizes])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_ylim(min(values.min(), values[-1] / 10) / 1.5, values.max() * 1.5)
             axis.legend(fontsize="small")
     figure.savefig(path, dpi=150)

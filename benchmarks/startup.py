@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from conductor import Command
+from conductor import Command, process_of
 
 BITS = (1, 2, 3, 4, 6, 8)
 RUN = ("model=cnn", "dataset=mnist_by_writer", "evaluate_every=5")
@@ -33,17 +33,13 @@ def first_round(folder: Path, run: str, cache: Path) -> tuple[float, float]:
 def first_answer(command: Command) -> tuple[float, float]:
     """The same of a column's process (`turns.py`)."""
     started = time.time()
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with process_of(command) as process:
         process.stdout.readline()
         ready = time.time() - started
         process.stdin.write("1\n")
         process.stdin.flush()
         process.stdout.readline()
         end = time.time() - started
-        process.stdin.close()
-        process.wait()
     return ready, end
 
 
