@@ -29,7 +29,7 @@ from fedsweep.runtime import types
 from fedsweep.runtime.graphs import as_function
 
 _PARTS = ("prepare", "work", "zero", "accumulate", "report", "update")
-_MOST_FILES = 256  # kept, of about 100 kB each
+_MOST_FILES = 256  # kept, of about 50 kB each
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, protobuf.DecodeError)
 
 
@@ -95,11 +95,19 @@ def _deserialized(content: bytes) -> tff.Computation:
     return tff.framework.deserialize_computation(computation_pb2.Computation.FromString(content))
 
 
-def _path(key: str) -> Path:
-    """Named by all that graphs depend on: the key, fedsweep's own code, the versions of what traces and compiles."""
+def _sources() -> bytes:
+    """A digest of fedsweep's own code and of the versions of what traces and compiles."""
     package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256(key.encode())
-    digest.update(repr([platform.python_version(), *map(importlib.metadata.version, PACKAGES)]).encode())
+    digest = hashlib.sha256(repr([platform.python_version(), *map(importlib.metadata.version, PACKAGES)]).encode())
     for source in sorted(package.rglob("*.py")):
         digest.update(source.read_bytes())
-    return platformdirs.user_cache_path("fedsweep") / "graphs" / f"{digest.hexdigest()[:32]}.npz"
+    return digest.digest()
+
+
+_SOURCES = _sources()  # at import: graphs come from the code that was loaded, whatever is edited while a sweep runs
+
+
+def _path(key: str) -> Path:
+    """Named by all that graphs depend on: the key, the code, the versions."""
+    name = hashlib.sha256(_SOURCES + key.encode()).hexdigest()[:32]
+    return platformdirs.user_cache_path("fedsweep") / "graphs" / f"{name}.npz"
