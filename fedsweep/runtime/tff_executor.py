@@ -71,11 +71,10 @@ class TffRuntime(Runtime):
         self._state = tf.nest.pack_sequence_as(self._state, list(state))
 
     def close(self) -> None:
-        # TFF interrupts its worker when the executor that holds it is collected, and waits for its end without a limit,
-        # which a worker may never reach. So it has ended before that.
-        _end_workers(self._others)
+        # TFF ends its worker when the executor that holds it is collected; what survives that is ended by its id.
         self._context = None
         gc.collect()
+        _end_workers(self._others)
 
 
 def _end_workers(others: set[psutil.Process]) -> None:
