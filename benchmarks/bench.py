@@ -23,12 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import startup
-from conductor import ROOT, compare, fedsweep, own, peer, ratio
+from conductor import ROOT, RUN, TEN, compare, fedsweep, own, peer, ratio
 from rich.console import Console
 from rich.table import Table
 
-RUN = ("model=cnn", "dataset=mnist_by_writer", "client_batch_size=20")
-TEN = (*RUN, "clients_per_round=10")
 WARM_UP = 3
 ENCODERS = {
     "identity": "encoder=identity",
@@ -370,18 +368,19 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench") as folder:
         bench = Bench(Path(folder), arguments.turns, lambda line: console.print(line, highlight=False))
-        parts = arguments.only.split(",")
-        for done, name in enumerate(parts, start=1):
+        head, missing = _head(), list(PARTS)
+        for name in arguments.only.split(","):
             PARTS[name](bench)
             bench.sections[-1].print(console)
-            arguments.out.write_text(_report(bench, missing=parts[done:]))  # a call that breaks off keeps what it found
+            missing = [part for part in missing if part != name]
+            arguments.out.write_text(_report(head, missing, bench))  # a call that breaks off keeps what it found
     bench.goals().print(console)
     console.print(f"Written: {arguments.out}")
 
 
-def _report(bench: Bench, missing: Sequence[str]) -> str:
-    head = [_head(), f"Not finished; still missing: {', '.join(missing)}\n"] if missing else [_head()]
-    return "\n".join([*head, *(section.markdown() for section in (bench.goals(), *bench.sections))])
+def _report(head: str, missing: Sequence[str], bench: Bench) -> str:
+    lines = [head, f"Not measured: {', '.join(missing)}\n"] if missing else [head]
+    return "\n".join([*lines, *(section.markdown() for section in (bench.goals(), *bench.sections))])
 
 
 def _head() -> str:

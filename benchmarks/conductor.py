@@ -17,11 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ROOT / "benchmarks" / "columns"
 PEERS = ROOT / "benchmarks" / "peers"
 
+RUN = ("model=cnn", "dataset=mnist_by_writer", "client_batch_size=20")
+TEN = (*RUN, "clients_per_round=10")
+
 Command = Sequence[str | Path]
 
 
 def fedsweep(folder: Path, *arguments: str) -> Command:
-    """Rounds of fedsweep with these overrides (or --case)."""
+    """Rounds of fedsweep with these overrides."""
     return [sys.executable, COLUMNS / "fedsweep_rounds.py", "--folder", folder, *arguments]
 
 
@@ -45,8 +48,9 @@ class Measured:
     turns: list[dict]
     first: dict  # the first turn, which compiles and allocates
 
-    def median(self, key: str = "seconds") -> float:
-        return statistics.median(turn[key] for turn in self.turns)
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(turn["seconds"] for turn in self.turns)
 
     @property
     def memory(self) -> int:
@@ -54,9 +58,9 @@ class Measured:
         return max(turn["memory"] for turn in self.turns)
 
 
-def ratio(a: Measured, b: Measured, key: str = "seconds", other: str = "seconds") -> float:
+def ratio(a: Measured, b: Measured) -> float:
     """The median over turns of a's seconds over b's in the same turn: a slow moment of the machine hits both."""
-    return statistics.median(x[key] / y[other] for x, y in zip(a.turns, b.turns, strict=True))
+    return statistics.median(x["seconds"] / y["seconds"] for x, y in zip(a.turns, b.turns, strict=True))
 
 
 def compare(
@@ -66,13 +70,11 @@ def compare(
     with contextlib.ExitStack() as stack:
         running = {name: stack.enter_context(process_of(command)) for name, command in columns.items() if command}
         for process in running.values():
-            _answer(process)  # it is ready
+            answer(process)  # it is ready
         answers = {name: [] for name in running}
         for number in range(1, warm_up + turns + 1):
             for name, process in running.items():
-                process.stdin.write(f"{number}\n")
-                process.stdin.flush()
-                answers[name].append(_answer(process))
+                answers[name].append(turn(process, number))
             seconds = "  ".join(f"{name} {answers[name][-1]['seconds']:.2f}" for name in running)
             say(f"  turn {number}: {seconds}")
     return {name: Measured(found[warm_up:], found[0]) for name, found in answers.items()}
@@ -95,7 +97,15 @@ def process_of(command: Command) -> Iterator[subprocess.Popen]:
                     one.kill()
 
 
-def _answer(process: subprocess.Popen) -> dict:
+def turn(process: subprocess.Popen, number: int) -> dict:
+    """Lets a column do a round, and gives its answer."""
+    process.stdin.write(f"{number}\n")
+    process.stdin.flush()
+    return answer(process)
+
+
+def answer(process: subprocess.Popen) -> dict:
+    """The next line of a column, the first of which says that it is ready."""
     line = process.stdout.readline()
     if not line:
         command = " ".join(map(str, process.args))

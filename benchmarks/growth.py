@@ -24,12 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from conductor import ROOT, compare, fedsweep
+from conductor import ROOT, RUN, TEN, compare, fedsweep
 
-DATA = ("dataset=mnist_by_writer", "client_batch_size=20")
 CLIENTS = (10, 30, 100, 300)
 PARAMETERS = (200_000, 600_000, 2_000_000, 6_000_000, 10_000_000)
-CNN = ("model=cnn", "clients_per_round=10")
 BITS = (1, 2, 4, 8, 16)
 TRIALS = (8, 16, 32, 64)
 
@@ -159,16 +157,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fedsweep-growth") as place:
         folder = Path(place)
         say("clients a round")
-        columns = {n: fedsweep(folder, *DATA, "model=cnn", f"clients_per_round={n}") for n in CLIENTS}
+        columns = {n: fedsweep(folder, *RUN, f"clients_per_round={n}") for n in CLIENTS}
         grown = [rounds("clients a round", columns, arguments.turns, say)]
         say("model size")
-        columns = {
-            n: fedsweep(folder, *DATA, "model=keras", f"model.maker=wide:p_{n}", "clients_per_round=10")
-            for n in PARAMETERS
-        }
+        columns = {n: fedsweep(folder, "model=keras", f"model.maker=wide:p_{n}", *TEN[1:]) for n in PARAMETERS}
         grown.append(rounds("parameters", columns, arguments.turns, say))
         say("bits")
-        columns = {n: fedsweep(folder, *DATA, *CNN, f"encoder.bits={n}") for n in BITS}
+        columns = {n: fedsweep(folder, *TEN, f"encoder.bits={n}") for n in BITS}
         grown.append(rounds("bits an element", columns, arguments.turns, say))
         say("trials")
         grown.append(trials(folder, say))

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from conductor import Command, process_of
+from conductor import Command, answer, process_of, turn
 
 BITS = (1, 2, 3, 4, 6, 8)
 RUN = ("model=cnn", "dataset=mnist_by_writer", "evaluate_every=5")
@@ -34,11 +34,9 @@ def first_answer(command: Command) -> tuple[float, float]:
     """The same of a column's process (`turns.py`)."""
     started = time.time()
     with process_of(command) as process:
-        process.stdout.readline()
+        answer(process)
         ready = time.time() - started
-        process.stdin.write("1\n")
-        process.stdin.flush()
-        process.stdout.readline()
+        turn(process, 1)
         end = time.time() - started
     return ready, end
 

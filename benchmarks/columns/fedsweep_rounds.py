@@ -1,16 +1,14 @@
-"""Rounds of fedsweep: one run, or several in one process that take turns within a turn (`--case`).
+"""Rounds of fedsweep.
 
-    fedsweep_rounds.py --folder DATA [--case identity=encoder=identity --case "8 bits=encoder.bits=8" ...] OVERRIDES
+    fedsweep_rounds.py --folder DATA OVERRIDES
 
-The cohorts are those of the files in DATA, since these are fedsweep's own (`--export` writes them). With cases the
-answer holds the seconds of each beside those of the turn.
+The cohorts are those of the files in DATA, since these are fedsweep's own (`--export` writes them).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -40,12 +38,9 @@ def export(folder: Path, config: schema.Config, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="of the configuration")
-    parser.add_argument("--case", action="append", default=[], help="NAME=OVERRIDES of one of several runs")
     parser.add_argument("--export", type=int, metavar="ROUNDS", help="write so many cohorts into the folder, and end")
     turns, arguments = Turns.from_arguments(parser)
-    cases = dict(case.split("=", 1) for case in arguments.case) or {"": ""}
-    configs = {name: configured([*arguments.overrides, *more.split()]) for name, more in cases.items()}
-    config = next(iter(configs.values()))
+    config = configured(arguments.overrides)
     if arguments.export:
         export(arguments.folder, config, arguments.export)
         return
@@ -55,20 +50,15 @@ def main() -> None:
 
     data = datasets.load(config.dataset, config.seed)
     model = models.build(config.model, data.spec)
-    running = {name: runtime.start(each, model, len(data.client_ids)) for name, each in configs.items()}
     evaluator = evaluation.Evaluator(model, data, environment.threads(config.runtime))
-    while (number := turns.wait()) is not None:
-        seconds = {}
-        for name, one in running.items() if turns.trains else ():
-            started = time.monotonic()
-            one.round(*cohort.sample(data, configs[name], number))
-            seconds[name] = time.monotonic() - started
-        if turns.evaluates(number):
-            found = evaluator.test(running[next(iter(running))].weights())
-            print(f"round {number}: accuracy {found.accuracy:.4f}", file=sys.stderr)
-        turns.done(**(seconds if arguments.case else {}))
-    for one in running.values():
-        one.close()
+    with runtime.start(config, model, len(data.client_ids)) as running:
+        while (number := turns.wait()) is not None:
+            if turns.trains:
+                running.round(*cohort.sample(data, config, number))
+            if turns.evaluates(number):
+                found = evaluator.test(running.weights())
+                print(f"round {number}: accuracy {found.accuracy:.4f}", file=sys.stderr)
+            turns.done()
 
 
 if __name__ == "__main__":
