@@ -128,9 +128,12 @@ class MlflowTracker(Tracker):
         self._waiting: list[list[Metric]] = []  # by round
         self._flushed = time.monotonic()
         self._logged = 0  # the last round that the store knows
-        if not (about.run_id and self._reopen(about.run_id, config.tracker)):
-            with _refusing(config.tracker):
+        with _refusing(config.tracker):
+            run_id = about.run_id or self._unrecorded(about, experiment)
+            if not (run_id and self._reopen(run_id)):
                 self._create(config, about, experiment)
+            if self.run_id != about.run_id:  # new, or left without all it needs
+                self._describe(config, about)
         self._monitor = None
         if config.tracker.system_metrics:
             self._monitor = SystemMetricsMonitor(
@@ -152,12 +155,27 @@ class MlflowTracker(Tracker):
             tags |= {"sweep": place.sweep, **point}
             if place.parent:
                 tags["mlflow.parentRunId"] = place.parent
+        self.run_id = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id
+
+    def _unrecorded(self, about: About, experiment: str) -> str | None:
+        """A run that its process made here and was killed before its folder knew of it."""
+        if not (about.sweep and about.sweep.parent):
+            return None
+        place = {
+            "mlflow.parentRunId": about.sweep.parent,
+            "trial": about.sweep.trial,
+            "replicate": about.sweep.replicate,
+        }
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in place.items())
+        found = self._client.search_runs([experiment], wanted, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _describe(self, config: schema.Config, about: About) -> None:
         settings = dataclasses.asdict(config)
         del settings["sweep"]  # the parent's
         bits = ("clients", "messages", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
         settings["plan"] = {name: about.plan[name] for name in bits}
         params = [Param(key, masked(str(value))) for key, value in _flat(settings)]
-        self.run_id = self._client.create_run(experiment, run_name=about.name, tags=tags).info.run_id
         try:
             for first in range(0, len(params), _PARAMS_A_BATCH):
                 self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_A_BATCH])
@@ -176,13 +194,12 @@ class MlflowTracker(Tracker):
         except (mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError):
             self._client.log_inputs(self.run_id, datasets=[data])
 
-    def _reopen(self, run_id: str, config: schema.Tracker) -> bool:
+    def _reopen(self, run_id: str) -> bool:
         """Goes on with a run that was cut off; False if somebody deleted it."""
-        with _refusing(config):
-            if not _reopened(self._client, run_id):
-                return False
-            # bits/total comes last in a round, and a batch is written whole or not at all
-            self._logged = max((m.step for m in self._client.get_metric_history(run_id, "bits/total")), default=0)
+        if not _reopened(self._client, run_id):
+            return False
+        # bits/total comes last in a round, and a batch is written whole or not at all
+        self._logged = max((m.step for m in self._client.get_metric_history(run_id, "bits/total")), default=0)
         self.run_id = run_id
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from fedsweep import tracking
 from fedsweep.pareto import analysis, load, tables
 from fedsweep.tracking import mlflow_store
 from fedsweep.tracking.run_folder import RoundRow
+from fedsweep.trial import Place
 
 COMMAND = (
     "-m", "rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000",
@@ -160,6 +162,34 @@ def test_an_artifact_store_that_cannot_be_written_costs_no_metrics(config, tmp_p
     client, _ = mlflow_store.connect(config().tracker)
     assert client.get_run(tracker.run_id).data.metrics["bits/total"] == 20
     assert "no credentials" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("ready_store")
+def test_a_run_that_was_killed_before_its_folder_knew_its_id_goes_on_as_the_same(config, tmp_path, monkeypatch, about):
+    """What was missing from the store is there then, and runs of other trials and replicates stay their own."""
+    monkeypatch.chdir(tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    client, experiment = mlflow_store.connect(config().tracker)
+    parent = client.create_run(experiment).info.run_id
+    first = dataclasses.replace(about, sweep=Place("sweep", parent, 1, 0, {"encoder.bits": "2"}))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(mlflow.MlflowClient, "log_batch", kill)
+        tracking.start(config(), first)
+    (left,) = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'")
+    assert not left.data.params
+
+    others = [dataclasses.replace(first.sweep, trial=2), dataclasses.replace(first.sweep, replicate=1)]
+    trackers = [tracking.start(config(), dataclasses.replace(about, sweep=place)) for place in (*others, first.sweep)]
+    assert trackers[-1].run_id == left.info.run_id and len({tracker.run_id for tracker in trackers}) == 3
+    assert client.get_run(left.info.run_id).data.params["encoder.bits"] == "8"
+    for tracker in trackers:
+        tracker.finish("complete")
 
 
 @pytest.mark.usefixtures("ready_store")
