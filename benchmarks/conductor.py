@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -108,6 +109,6 @@ def answer(process: subprocess.Popen) -> dict:
     """The next line of a column, the first of which says that it is ready."""
     line = process.stdout.readline()
     if not line:
-        command = " ".join(map(str, process.args))
+        command = shlex.join(map(str, process.args))
         sys.exit(f"a column ended early; try it by itself: echo 1 | {command}")
     return json.loads(line)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import platformdirs
 from conductor import Command, answer, process_of, turn
 
 BITS = (1, 2, 3, 4, 6, 8)
@@ -65,7 +66,8 @@ def sweep(folder: Path, cache: Path) -> tuple[float, list[tuple[float, float]]]:
 
 def _fedsweep(folder: Path, cache: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "fedsweep", *arguments]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    data = str(platformdirs.user_cache_path("fedsweep"))  # where downloaded data lies, which is no part of a start
+    environment = {"FEDSWEEP_DATA": data, **os.environ, "XDG_CACHE_HOME": str(cache)}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import traceback
 from pathlib import Path
 
-from fedsweep import environment, schema
+from fedsweep import environment, importing, schema
 from fedsweep.errors import UserError
 from fedsweep.files import refuse_used
 from fedsweep.progress import Progress, RunProgress
@@ -31,7 +31,8 @@ def run_single(config: schema.Config, folder: str) -> dict:
             raise UserError(f"sweep.resume={config.sweep.resume}: goes on with a sweep; add -m")
         refuse_used(place, run_folder.FILES)
         environment.configure(config.runtime)  # before TensorFlow is imported
-        from fedsweep import trial
+        with importing.quickly():
+            from fedsweep import trial
 
         result = trial.run(config, place, "run", RunProgress("run", config.rounds))
     except BaseException:
@@ -61,7 +62,8 @@ def run_launched(config: schema.Config, overrides: list[str], folder: str, sweep
 def run_trial(run: Run, progress: Progress) -> dict:
     """A run of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
     environment.configure(run.config.runtime)
-    from fedsweep import trial
+    with importing.quickly():
+        from fedsweep import trial
 
     try:
         record = Record.read(run.sweep)
@@ -79,8 +81,9 @@ def run_trial(run: Run, progress: Progress) -> dict:
 def plan(config: schema.Config) -> dict:
     """What the configuration sends, tensor by tensor (`Plan.as_dict`)."""
     environment.configure(config.runtime)
-    from fedsweep import datasets, models
-    from fedsweep.federated import plan as planning
+    with importing.quickly():
+        from fedsweep import datasets, models
+        from fedsweep.federated import plan as planning
 
     model = models.build(config.model, datasets.spec(config.dataset))
     return planning.of(config, model, lambda: datasets.population(config.dataset, config.seed)).as_dict()

@@ -10,7 +10,7 @@ import hydra
 from rich.console import Console
 from rich.table import Table
 
-from fedsweep import cli, environment, schema
+from fedsweep import cli, environment, importing, schema
 from fedsweep.errors import UserError
 from fedsweep.units import format_bits
 
@@ -31,8 +31,9 @@ def main(arguments: list[str]) -> None:
             config = schema.check(hydra.compose("config", arguments))
 
         environment.configure(config.runtime)  # before TensorFlow is imported
-        from fedsweep import datasets, models
-        from fedsweep.federated import plan as planning
+        with importing.quickly():
+            from fedsweep import datasets, models
+            from fedsweep.federated import plan as planning
 
         model = models.build(config.model, datasets.spec(config.dataset))
         show(config, model, planning.of(config, model, lambda: datasets.population(config.dataset, config.seed)))

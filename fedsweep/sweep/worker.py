@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from fedsweep import schema
+from fedsweep import importing, schema
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
 from fedsweep.tracking import close
@@ -64,7 +64,8 @@ def main(descriptor: int) -> None:
     begun: list[Run] = []
     threading.Thread(target=_receive, args=(connection, runs, begun), daemon=True).start()
 
-    from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
+    with importing.quickly():
+        from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
 
     _tell(connection, "ready", None)
     while (run := runs.get()) is not None:
