@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import platformdirs
-from conductor import Command, answer, process_of, turn
+from conductor import RUN, Command, answer, process_of, turn
 
 BITS = (1, 2, 3, 4, 6, 8)
-RUN = ("model=cnn", "dataset=mnist_by_writer", "evaluate_every=5")
+EVALUATED = (*RUN, "evaluate_every=5")
 ROUNDS = 10
 
 
@@ -24,7 +24,7 @@ def first_round(folder: Path, run: str, cache: Path) -> tuple[float, float]:
     `run`: the run's folder in it; `cache`: the folder where fedsweep keeps what it has compiled.
     """
     started = time.time()
-    _watch(_fedsweep(folder, cache, *RUN, "rounds=2", f"hydra.run.dir={run}"), folder / run)
+    _watch(_fedsweep(folder, cache, *EVALUATED, "rounds=2", f"hydra.run.dir={run}"), folder / run)
     with (folder / run / "rounds.csv").open() as file:
         row = next(csv.DictReader(file))
     end = float((folder / run / "first_round").read_text()) - started
@@ -59,7 +59,7 @@ def sweep(folder: Path, cache: Path) -> tuple[float, list[tuple[float, float]]]:
     _watch(_fedsweep(folder, cache, "rounds=1", "hydra.run.dir=before"), folder / "before")
     started = time.time()
     swept = f"encoder.bits={','.join(map(str, BITS))}"
-    command = ["-m", *RUN, f"rounds={ROUNDS}", swept, "hydra.sweep.dir=sweep"]
+    command = ["-m", *EVALUATED, f"rounds={ROUNDS}", swept, "hydra.sweep.dir=sweep"]
     _watch(_fedsweep(folder, cache, *command), folder / "sweep")
     return time.time() - started, _gaps(folder / "sweep")
 
