@@ -26,10 +26,10 @@ def norm(x: tf.Tensor, axis: int | None = None) -> tf.Tensor:
 
 
 def round_randomly(x: tf.Tensor, seed: tf.Tensor, most: float | tf.Tensor = 1.0) -> tf.Tensor:
-    """x, in [0, most], rounded up with probability equal to its fraction, else down: E[result] = x.
+    """x, in [0, most], rounded up with the probability of its fraction, else down; an integer stays what it is.
 
-    That probability is a multiple of 2**-15, or of float32's resolution at `most` where this is coarser. An integer
-    stays what it is. `most` is an integer below 2**16.
+    `most` is an integer below 2**16, of w bits. The probability is a multiple of 2**-15, or of 2**(w-23) where that is
+    coarser (float32's resolution), the nearest one: abs(E[result] - x) is at most half of it.
     """
     # x + u is exact where it could reach the next integer: 24 bits hold `most` and the noise.
     width = tf.cast(floor_log2(tf.cast(most, tf.int32)) + 1, tf.int32)
