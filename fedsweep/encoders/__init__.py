@@ -31,7 +31,7 @@ from fedsweep.encoders import (
 from fedsweep.encoders.codes import CODES, MOST_SYMBOLS
 from fedsweep.encoders.codes.stage import CodeStage
 from fedsweep.encoders.packing import WORD_BITS, PackingStage
-from fedsweep.encoders.tree import Node, identity
+from fedsweep.encoders.tree import IDENTITY, Node
 from fedsweep.errors import UserError
 
 __all__ = ["EncoderRule", "downlink", "uplink"]
@@ -58,12 +58,12 @@ def _rule(group: str, encoder: schema.Encoder, code: str, schedule: schema.Sched
 
     def rule(spec: tf.TensorSpec) -> tuple[str, te.core.Encoder]:
         if spec.shape.num_elements() <= encoder.threshold:
-            return "identity", identity()
+            return IDENTITY, te.encoders.identity()
         request = _Request(encoder, code, schedule, spec)
         if encoder.name == "custom":
             return f"custom {encoder.maker}", custom.make(group, encoder.maker, spec)
         node = _FAMILIES[encoder.name](request)
-        return (node.label, node.encoder()) if node else ("identity", identity())
+        return (node.label, node.encoder()) if node else (IDENTITY, te.encoders.identity())
 
     return rule
 

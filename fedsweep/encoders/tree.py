@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import collections
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
-_TRACED = (
-    "initial_state", "get_params", "encode", "decode", "decode_before_sum", "decode_after_sum", "update_state",
-)  # fmt: skip
+IDENTITY = "identity"  # the label of tensors that go as they are
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Node:
     def encoder(self) -> te.core.Encoder:
         """The tree for tensors of any shape."""
         flat = te.stages.FlattenEncodingStage()
-        return _traced_plainly(self._composer().add_parent(flat, flat.ENCODED_VALUES_KEY).make())
+        return self._composer().add_parent(flat, flat.ENCODED_VALUES_KEY).make()
 
     def _composer(self) -> te.core.EncoderComposer:
         composer = te.core.EncoderComposer(self.stage)
@@ -50,28 +48,39 @@ class Node:
             child._attach(composer, name)
 
 
-def identity() -> te.core.Encoder:
-    """Tensors as they are."""
-    return _traced_plainly(te.encoders.identity())
+def gather(label: str, encoder: te.core.Encoder, spec: tf.TensorSpec) -> te.core.GatherEncoder | _AsItIs:
+    """The encoder, of this label, for tensors like `spec`; to be used within the graph that somebody else traces."""
+    if label == IDENTITY:
+        return _AsItIs()
+    with tf.Graph().as_default():  # making it tries it out, which would take a round's arithmetic
+        return te.encoders.as_gather_encoder(encoder, spec)
 
 
-@contextlib.contextmanager
-def inlined() -> Iterator[None]:
-    """Within the block, tensor_encoding's functions become part of the graph that calls them.
+class _AsItIs:
+    """tensor_encoding's gather encoder of the identity, without its 0.1 s of tracing: most tensors are small."""
 
-    It makes a tf.function of each encoder's every method; tracing those apart, with AutoGraph, takes longer than all
-    other tracing.
-    """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
+    _KEY = "values"
+    state_update_aggregation_modes = ()
 
+    def initial_state(self):
+        return ()
 
-def _traced_plainly(encoder: te.core.Encoder) -> te.core.Encoder:
-    """tensor_encoding traces with AutoGraph, which has nothing to convert in stages and takes most of the time."""
-    for name in _TRACED:
-        setattr(encoder, name, tf.autograph.experimental.do_not_convert(getattr(encoder, name)))
-    return encoder
+    def get_params(self, state):
+        del state  # none
+        return (), (), ()
+
+    def encode(self, x, params):
+        del params  # none
+        return collections.OrderedDict([(self._KEY, x)]), ()
+
+    def decode_before_sum(self, encoded, params):
+        del params  # none
+        return encoded[self._KEY]
+
+    def decode_after_sum(self, part, params, num_summands):
+        del params, num_summands  # none
+        return part
+
+    def update_state(self, state, state_updates):
+        del state_updates  # none
+        return state

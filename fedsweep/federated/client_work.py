@@ -43,25 +43,18 @@ def data_type(model: Model, memory: Sequence[tf.TensorSpec]) -> tff.SequenceType
     return tff.SequenceType(collections.OrderedDict(sorted(element.items())))  # the order of tf.data's own flattening
 
 
-def build(
-    model: Model, received_type: tff.Type, config: schema.Config, memory: Sequence[tf.TensorSpec] = ()
-) -> tff.learning.templates.ClientWorkProcess:
-    """Client work for `tff.learning.templates.compose_learning_process`.
+def training(model: Model, config: schema.Config) -> Callable:
+    """What a client does: a TensorFlow function of the weights it received and of its data.
 
-    Args:
-      model: the model.
-      received_type: ModelWeights; `non_trainable` may hold a tensor for each weight tensor: the server's momentum with
-        `mime_lite`, else a mask (float32 0 or 1), and the client trains the weights under a 1 alone (federated
-        dropout).
-      config: says how clients train.
-      memory: see `data_type`.
+    `(received, data) -> (update, weight, metrics)`. `received`: ModelWeights; `non_trainable` may hold a tensor for
+    each weight tensor: the server's momentum with `mime_lite`, else a mask (float32 0 or 1), and the client trains the
+    weights under a 1 alone (federated dropout). `data`: the element of `data_type`.
 
-    Returns:
-      The process. The update is initial - trained weights (TFF's servers descend along it), with `mime_lite` followed
-      by the gradient of all examples at the initial weights, weighted by the number of examples, or 1; beside that
-      weight travels, inside the client only, what its encoder needs: the seed of its noise, its loss, its memory.
-      Metrics are sums over labels and epochs, measured with the weights before each step: `loss`, `correct`, `examples`
-      (labels that are trained on: of an image one) and, if accuracy leaves some of these out, `counted`.
+    The update is initial - trained weights (TFF's servers descend along it), with `mime_lite` followed by the gradient
+    of all examples at the initial weights, weighted by the number of examples, or 1; beside that weight travels, inside
+    the client only, what its encoder needs: the seed of its noise, its loss, its memory. Metrics are sums over labels
+    and epochs, measured with the weights before each step: `loss`, `correct`, `examples` (labels that are trained on:
+    of an image one) and, if accuracy leaves some of these out, `counted`.
     """
     spec, settings = model.spec, config.optimizer
     weight_specs = tuple(weight.spec for weight in model.weights)
@@ -76,9 +69,7 @@ def build(
         slopes = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tuple(map(tf.convert_to_tensor, slopes)), found  # an embedding's come by rows
 
-    @tff.tensorflow.computation(received_type, data_type(model, memory))
-    def client_update(received, sequence):
-        data = sequence.get_single_element()
+    def train(received, data):
         inputs, labels, seed = data["inputs"], data["labels"], data["seed"]
         examples = tf.shape(labels)[0]
         initial, beside = tuple(received.trainable), tuple(received.non_trainable)
@@ -124,13 +115,26 @@ def build(
             noise_seed=randomness.fold_in(seed, NOISE),
             loss=tf.math.divide_no_nan(loss, predictions),
         )
-        if memory:
+        if "memory" in data:
             weight["memory"] = tuple(data["memory"])
         update = tuple(before - after for before, after in zip(initial, trained, strict=True))
         if settings.update_clip is not None:
             update = tuple(tf.clip_by_global_norm(update, settings.update_clip)[0])
         if mime:
             update += _whole_gradient(gradient, initial, inputs, labels, config.client_batch_size)
+        return update, weight, metrics
+
+    return train
+
+
+def process(
+    train: Callable, received_type: tff.Type, client_type: tff.SequenceType
+) -> tff.learning.templates.ClientWorkProcess:
+    """`training` as TFF composes it; `received_type`: ModelWeights, `client_type`: a `data_type`."""
+
+    @tff.tensorflow.computation(received_type, client_type)
+    def client_update(received, sequence):
+        update, weight, metrics = train(received, sequence.get_single_element())
         return tff.learning.templates.ClientResult(update, weight), collections.OrderedDict(metrics=metrics)
 
     @tff.federated_computation
@@ -140,7 +144,7 @@ def build(
     @tff.federated_computation(
         initialize.type_signature.result,
         tff.FederatedType(received_type, tff.CLIENTS),
-        tff.FederatedType(data_type(model, memory), tff.CLIENTS),
+        tff.FederatedType(client_type, tff.CLIENTS),
     )
     def next_fn(state, weights, data):
         result, metrics = tff.federated_map(client_update, (weights, data))

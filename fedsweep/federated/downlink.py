@@ -11,22 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
-from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep.encoders import EncoderRule, randomness
 from fedsweep.encoders.sparse import RandKStage
+from fedsweep.encoders.tree import IDENTITY, gather
 from fedsweep.federated import coded
 
+# The parts of a tensor's message: what the encoder made of it, and the parameters that decoding needs.
+_ENCODED, _DECODING = "encoded", "decoding"
 
-def build(
-    initial: Sequence[np.ndarray],
-    rule: EncoderRule,
-    seed: int,
-    difference: bool = False,
-    thinned: bool = False,
-    momentum: bool = False,
-) -> tff.learning.templates.DistributionProcess:
-    """Distribution of the model (ModelWeights of float32 tensors like `initial`) through one simple encoder per tensor.
+
+class Downlink:
+    """The model (ModelWeights of float32 tensors) through one encoder per tensor; TensorFlow functions.
 
     All clients of a round receive the same message, named `model`.
 
@@ -35,91 +31,121 @@ def build(
     initial model, which follows from the run's seed. Clients must hear every message to hold the same, so it goes to
     all clients of the data set, not to those of the round alone. Amiri et al. 2020, arXiv 2006.10672. What they hold
     is handed to the graph as `held`; it is not sent.
-
-    Args:
-      initial: the model's initial weights, float32.
-      rule: chooses an encoder per tensor.
-      seed: starts the stream of the encoders' randomness.
-      difference: see above.
-      thinned: the encoders leave elements out (federated dropout); the result's `non_trainable` then holds a mask for
-        every tensor, 1 where the client received the weight.
-      momentum: the weights' `non_trainable` hold the server's momentum, which goes along as float32.
-
-    Returns:
-      The process; its measurements are `downlink_coded_bits`, the bits of the message's lossless codes, int64.
     """
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in initial]
-    tensor_types = tuple(tff.TensorType(tensor.dtype, tensor.shape) for tensor in initial)
-    weights_type = tff.to_type(tff.learning.models.ModelWeights(tensor_types, tensor_types if momentum else ()))
-    labels, cores = zip(*map(rule, specs), strict=True)
-    encoders = [te.encoders.as_simple_encoder(core, spec) for core, spec in zip(cores, specs, strict=True)]
 
-    def restored(message):
-        return tuple(encoder.decode(part) for encoder, part in zip(encoders, message, strict=True))
+    def __init__(
+        self,
+        initial: Sequence[np.ndarray],
+        rule: EncoderRule,
+        seed: int,
+        difference: bool = False,
+        thinned: bool = False,
+        momentum: bool = False,
+    ):
+        """
+        Args:
+          initial: the model's initial weights, float32.
+          rule: chooses an encoder per tensor.
+          seed: starts the stream of the encoders' randomness.
+          difference: see above.
+          thinned: the encoders leave elements out (federated dropout); the result's `non_trainable` then holds a mask
+            for every tensor, 1 where the client received the weight.
+          momentum: the weights' `non_trainable` hold the server's momentum, which goes along as float32.
+        """
+        self._initial, self._seed = initial, seed
+        self._difference, self._thinned, self._momentum = difference, thinned, momentum
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in initial]
+        chosen = [(*rule(spec), spec) for spec in specs]
+        self._labels = [label for label, _, _ in chosen]
+        self._encoders = [gather(*choice) for choice in chosen]
 
-    @tff.tensorflow.computation
-    def initial_state():
+    def initial_state(self) -> collections.OrderedDict:
         state = collections.OrderedDict(
-            encoders=tuple(encoder.initial_state() for encoder in encoders), seed=tf.constant([seed, 1], tf.int32)
+            encoders=tuple(encoder.initial_state() for encoder in self._encoders),
+            seed=tf.constant([self._seed, 1], tf.int32),
         )
-        if difference:
-            state["held"] = tuple(map(tf.constant, initial))
+        if self._difference:
+            state["held"] = tuple(map(tf.constant, self._initial))
         return state
 
-    state_type = initial_state.type_signature.result
-
-    @tff.tensorflow.computation(state_type, weights_type)
-    def encode(state, weights):
+    def encode(self, state, weights):
+        """At the server: (new state, message, int64: the bits of its lossless codes)."""
         messages, states = [], []
-        for k, (encoder, tensor) in enumerate(zip(encoders, weights.trainable, strict=True)):
-            with randomness.stream(randomness.fold_in(state["seed"], k)):
-                sent = tensor - state["held"][k] if difference else tensor
-                message, encoder_state = encoder.encode(sent, state["encoders"][k])
+        for k, (encoder, tensor) in enumerate(zip(self._encoders, weights.trainable, strict=True)):
+            sent = tensor - state["held"][k] if self._difference else tensor
+            message, encoder_state = _encoded(encoder, sent, state["encoders"][k], randomness.fold_in(state["seed"], k))
             messages.append(message)
             states.append(encoder_state)
-        new_seed = randomness.fold_in(state["seed"], len(encoders))
+        new_seed = randomness.fold_in(state["seed"], len(self._encoders))
         new_state = collections.OrderedDict(encoders=tuple(states), seed=new_seed)
-        sent = collections.OrderedDict([("difference" if difference else "model", tuple(messages))])
-        if difference:
-            new_state["held"] = tuple(tf.add(*pair) for pair in zip(state["held"], restored(messages), strict=True))
+        sent = collections.OrderedDict([("difference" if self._difference else "model", tuple(messages))])
+        if self._difference:
+            pairs = zip(state["held"], self._restored(messages), strict=True)
+            new_state["held"] = tuple(tf.add(*pair) for pair in pairs)
             sent["held"] = tuple(state["held"])
-        if momentum:
+        if self._momentum:
             sent["momentum"] = tuple(weights.non_trainable)
-        return new_state, sent, coded.bits(messages)
+        return new_state, sent, coded.bits([message[_ENCODED] for message in messages])
 
-    _, message_type, _ = encode.type_signature.result
-
-    @tff.tensorflow.computation(message_type)
-    def decode(message):
-        if difference:
-            received = tuple(map(tf.add, message["held"], restored(message["difference"])))
+    def decode(self, message) -> tff.learning.models.ModelWeights:
+        """At a client: the weights that it received, and beside them, as `non_trainable`, momentum or masks."""
+        if self._difference:
+            received = tuple(map(tf.add, message["held"], self._restored(message["difference"])))
         else:
-            received = restored(message["model"])
-        beside = tuple(message["momentum"]) if momentum else ()
-        if thinned:
+            received = self._restored(message["model"])
+        beside = tuple(message["momentum"]) if self._momentum else ()
+        if self._thinned:
             beside = tuple(
-                tf.constant(1.0) if label == "identity" else encoder.decode(_ones(part))
-                for label, encoder, part in zip(labels, encoders, message["model"], strict=True)
+                tf.constant(1.0) if label == IDENTITY else _decoded(encoder, _ones(part))
+                for label, encoder, part in zip(self._labels, self._encoders, message["model"], strict=True)
             )
         return tff.learning.models.ModelWeights(received, beside)
 
-    @tff.federated_computation
-    def initialize():
-        return tff.federated_eval(initial_state, tff.SERVER)
+    def _restored(self, messages) -> tuple[tf.Tensor, ...]:
+        return tuple(_decoded(encoder, part) for encoder, part in zip(self._encoders, messages, strict=True))
 
-    @tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(weights_type, tff.SERVER))
-    def next_fn(state, weights):
-        new_state, message, coded_bits = tff.federated_map(encode, (state, weights))
-        received = tff.federated_map(decode, tff.federated_broadcast(message))
-        measurements = tff.federated_zip(collections.OrderedDict(downlink_coded_bits=coded_bits))
-        return tff.templates.MeasuredProcessOutput(new_state, received, measurements)
+    def process(self, weights_type: tff.Type) -> tff.learning.templates.DistributionProcess:
+        """As TFF composes it; its measurements are `downlink_coded_bits`, the bits of the message's lossless codes."""
+        initial_state = tff.tensorflow.computation(self.initial_state)
+        state_type = initial_state.type_signature.result
+        encode = tff.tensorflow.computation(self.encode, (state_type, weights_type))
+        decode = tff.tensorflow.computation(self.decode, encode.type_signature.result[1])
 
-    return tff.learning.templates.DistributionProcess(initialize, next_fn)
+        @tff.federated_computation
+        def initialize():
+            return tff.federated_eval(initial_state, tff.SERVER)
+
+        @tff.federated_computation(
+            tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(weights_type, tff.SERVER)
+        )
+        def next_fn(state, weights):
+            new_state, message, coded_bits = tff.federated_map(encode, (state, weights))
+            received = tff.federated_map(decode, tff.federated_broadcast(message))
+            measurements = tff.federated_zip(collections.OrderedDict(downlink_coded_bits=coded_bits))
+            return tff.templates.MeasuredProcessOutput(new_state, received, measurements)
+
+        return tff.learning.templates.DistributionProcess(initialize, next_fn)
+
+
+def _encoded(encoder, tensor: tf.Tensor, state, seed: tf.Tensor):
+    """(what is sent of a tensor, the encoder's new state)"""
+    with randomness.stream(randomness.fold_in(seed, 0)):
+        encode_parameters, *parameters = encoder.get_params(state)
+    with randomness.stream(randomness.fold_in(seed, 1)):
+        encoded, state_updates = encoder.encode(tensor, encode_parameters)
+    message = collections.OrderedDict([(_ENCODED, encoded), (_DECODING, tuple(parameters))])
+    return message, encoder.update_state(state, state_updates)
+
+
+def _decoded(encoder, message) -> tf.Tensor:
+    before_sum, after_sum = message[_DECODING]
+    return encoder.decode_after_sum(encoder.decode_before_sum(message[_ENCODED], before_sum), after_sum, 1)
 
 
 def _ones(message):
     """The message with a 1 for every weight that is in it: decoded, it is the mask."""
-    return collections.OrderedDict(
+    encoded = collections.OrderedDict(
         (key, tf.ones_like(tensor) if key.split("/")[-1] == RandKStage.VALUES_KEY else tensor)
-        for key, tensor in message.items()
+        for key, tensor in message[_ENCODED].items()
     )
+    return collections.OrderedDict([(_ENCODED, encoded), (_DECODING, message[_DECODING])])

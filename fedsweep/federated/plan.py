@@ -6,17 +6,16 @@ holds the two against each other.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import encoders, schema
-from fedsweep.encoders.tree import inlined
+from fedsweep.encoders import tree
 from fedsweep.federated import coded, cohort
 from fedsweep.models import Model
 from fedsweep.models.functional import WeightSpec
@@ -119,7 +118,7 @@ def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Pl
     def uplink(weight: WeightSpec) -> TensorPlan:
         label, encoder = up(weight.spec)
         bits, parameters, again, coded = _sent(_uplink, label, weight.shape, encoder)
-        if config.encoder.error_feedback and label != "identity":
+        if config.encoder.error_feedback and label != tree.IDENTITY:
             label, parameters = f"{label}, error feedback", parameters + again
         return TensorPlan(weight.name, weight.shape, label, bits, coded, parameters)
 
@@ -163,34 +162,31 @@ def _sent(measure: Callable[..., tuple[int, ...]], label: str, shape: tuple[int,
     """Measured once for equal labels, which stand for equal encoders: tracing a quantizer takes 0.1 s."""
     key = (measure, label, shape)
     if key not in _known:
-        _known[key] = measure(shape, encoder)
+        _known[key] = measure(label, shape, encoder)
     return _known[key]
 
 
-def _uplink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int, int, bool]:
+def _uplink(label: str, shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int, int, bool]:
     """Bits that a client sends, of the parameters that the server sends along, and of those that the server needs after
     the sum (which clients need too if they have to decode); whether a lossless code's bits come on top."""
-    with _shapes_only():
-        gather = te.encoders.as_gather_encoder(encoder, tf.TensorSpec(shape, tf.float32))
-        encode_params, before_params, after_params = gather.get_params(gather.initial_state())
-        encoded, state_update = gather.encode(tf.zeros(shape), encode_params)
-        sent, is_coded = _fixed_bits(encoded)
-        sent += _bits((before_params, state_update))
-        return sent, _bits((encode_params, before_params)), _bits(after_params), is_coded
+    encode, before_sum, after_sum, encoded, state_update = _traced(label, shape, encoder)
+    sent, is_coded = _fixed_bits(encoded)
+    sent += _bits((before_sum, state_update))
+    return sent, _bits((encode, before_sum)), _bits(after_sum), is_coded
 
 
-def _downlink(shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, bool]:
-    with _shapes_only():
-        simple = te.encoders.as_simple_encoder(encoder, tf.TensorSpec(shape, tf.float32))
-        encoded, _ = simple.encode(tf.zeros(shape), simple.initial_state())
-        return _fixed_bits(encoded)
+def _downlink(label: str, shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, bool]:
+    _, before_sum, after_sum, encoded, _ = _traced(label, shape, encoder)
+    sent, is_coded = _fixed_bits(encoded)
+    return sent + _bits((before_sum, after_sum)), is_coded
 
 
-@contextlib.contextmanager
-def _shapes_only() -> Iterator[None]:
-    """No arithmetic within the block."""
-    with tf.Graph().as_default(), inlined():
-        yield
+def _traced(label: str, shape: tuple[int, ...], encoder: te.core.Encoder):
+    """(parameters to encode, to decode before the sum, after it, an encoded tensor, what clients tell): no numbers."""
+    gathered = tree.gather(label, encoder, tf.TensorSpec(shape, tf.float32))
+    with tf.Graph().as_default():
+        encode, before_sum, after_sum = gathered.get_params(gathered.initial_state())
+        return encode, before_sum, after_sum, *gathered.encode(tf.zeros(shape), encode)
 
 
 def _fixed_bits(encoded: coded.EncodedTensor) -> tuple[int, bool]:

@@ -1,38 +1,52 @@
-"""The learning process of a configuration, composed from TFF's templates."""
+"""Federated averaging as a configuration has it, composed of its four parts in two ways.
+
+`build` lets TFF's templates compose them: a plain TFF process. `form` composes the same functions to the few graphs
+that the in-process runtime calls, what TFF would compile the process to (its `MapReduceForm`), in a third of the time.
+That both are one algorithm is for the tests to see: the runtimes agree on bits and weights.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsweep import encoders, schema
-from fedsweep.encoders.tree import inlined
-from fedsweep.federated import client_work, downlink, optimizers, plan, server, uplink
+from fedsweep.federated import client_work, optimizers, plan
+from fedsweep.federated.downlink import Downlink
+from fedsweep.federated.server import Server
+from fedsweep.federated.uplink import EncodedMean
 from fedsweep.models import Model
 
 
-@inlined()
-def build(config: schema.Config, model: Model) -> tff.learning.templates.LearningProcess:
-    """Federated averaging of `model` as `config` has it: encoders in both directions, optimizers, seeds.
+@dataclass(frozen=True)
+class _Parts:
+    """Encoders in both directions, optimizers, seeds: TensorFlow functions."""
 
-    The process is a plain `tff.learning.templates.LearningProcess`: both runtimes of `fedsweep.runtime` execute it, and
-    so does TFF itself.
-    """
+    initial_weights: Callable[[], tff.learning.models.ModelWeights]
+    downlink: Downlink
+    train: Callable
+    data_type: tff.SequenceType
+    uplink: EncodedMean
+    server: Server
+
+
+def _parts(config: schema.Config, model: Model) -> _Parts:
     start = model.initial_weights(config.seed)
     mime = isinstance(config.optimizer, schema.MimeLite)
+    sent = plan.sent(config, model)
 
-    @tff.tensorflow.computation
     def initial_weights():
         weights = tuple(tf.constant(tensor) for tensor in start)
         return tff.learning.models.ModelWeights(weights, tuple(map(tf.zeros_like, weights)) if mime else ())
 
-    weights_type = initial_weights.type_signature.result
-    distribution = downlink.build(
+    downlink = Downlink(
         start,
         encoders.downlink(config),
         config.seed,
@@ -40,26 +54,137 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
         thinned=config.downlink.name == "dropout",
         momentum=mime,
     )
-    aggregation = uplink.EncodedMeanFactory(
+    uplink = EncodedMean(
         encoders.uplink(config),
+        [weight.spec for weight in sent],
         config.seed,
-        names=[tensor.name for tensor in plan.sent(config, model)],
+        names=[weight.name for weight in sent],
         error_feedback=config.encoder.error_feedback,
     )
-    work = client_work.build(
-        model,
-        distribution.next.type_signature.result.result.member,
-        config,
-        aggregation.remembered([weight.spec for weight in model.weights]),
-    )
+    specs = [weight.spec for weight in model.weights]
+    server = Server(optimizers.server(config), specs, config.optimizer.momentum if mime else None)
+    data_type = client_work.data_type(model, uplink.remembered)
+    return _Parts(initial_weights, downlink, client_work.training(model, config), data_type, uplink, server)
+
+
+def build(config: schema.Config, model: Model) -> tff.learning.templates.LearningProcess:
+    """Federated averaging of `model` as a plain `tff.learning.templates.LearningProcess`, for any runtime of TFF."""
+    parts = _parts(config, model)
+    initial_weights = tff.tensorflow.computation(parts.initial_weights)
+    weights_type = initial_weights.type_signature.result
+    distribution = parts.downlink.process(weights_type)
+    received_type = distribution.next.type_signature.result.result.member
+    work = client_work.process(parts.train, received_type, parts.data_type)
     sent_by_client = work.next.type_signature.result.result.member
     return tff.learning.templates.compose_learning_process(
         initial_weights,
         distribution,
         work,
-        aggregation.create(sent_by_client.update, sent_by_client.update_weight),
-        server.finalizer(optimizers.server(config), weights_type, config.optimizer.momentum if mime else None),
+        parts.uplink.process(sent_by_client.update, sent_by_client.update_weight),
+        parts.server.process(weights_type),
     )
+
+
+@dataclass(frozen=True)
+class Form:
+    """A round as computations, and the leaves of the state that it begins with.
+
+    prepare: state -> (what the server sends, what it keeps for the end of the round)
+    work: (a client's sequence, what the server sent) -> what the client sends
+    zero: () -> a sum; accumulate: (a sum, what a client sent) -> the sum with it
+    update: (state, what the server kept, the sum) -> (state, measurements)
+    """
+
+    parts: Mapping[str, tff.Computation]
+    state: Sequence[np.ndarray]  # model weights, which follow from the seed, may be left empty
+
+    @property
+    def state_type(self) -> tff.Type:
+        return self.parts["prepare"].type_signature.parameter
+
+    @property
+    def broadcast_type(self) -> tff.Type:
+        return self.parts["prepare"].type_signature.result[0]
+
+    @property
+    def message_type(self) -> tff.Type:
+        return self.parts["work"].type_signature.result
+
+    @property
+    def metrics_type(self) -> tff.Type:
+        return self.parts["update"].type_signature.result[1]
+
+
+def form(config: schema.Config, model: Model) -> Form:
+    """The same algorithm as the graphs of a round; its state has the leaves of `build`'s, in that order."""
+    parts, computation = _parts(config, model), tff.tensorflow.computation
+    downlink, uplink, server = parts.downlink, parts.uplink, parts.server
+
+    def initial_state():
+        return tff.learning.templates.LearningAlgorithmState(
+            parts.initial_weights(), downlink.initial_state(), (), uplink.initial_state(), server.initial_state()
+        )
+
+    def prepare(state):
+        distributor, message, coded_bits = downlink.encode(state.distributor, state.global_model_weights)
+        parameters, decode_after_sum = uplink.parameters(state.aggregator)
+        sent = collections.OrderedDict(message, parameters=parameters)
+        kept = collections.OrderedDict(distributor=distributor, coded_bits=coded_bits, after_sum=decode_after_sum)
+        return sent, kept
+
+    def work(sequence, sent):
+        update, weight, metrics = parts.train(downlink.decode(sent), sequence.get_single_element())
+        return collections.OrderedDict(uplink.encode(update, weight, sent["parameters"]), metrics=metrics)
+
+    def total(message):
+        return collections.OrderedDict(uplink=uplink.total(message), metrics=message["metrics"])
+
+    def zero():
+        return collections.OrderedDict(
+            uplink=uplink.zero(total_specs["uplink"]),
+            metrics=tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), total_specs["metrics"]),
+        )
+
+    def accumulate(so_far, message):
+        more = total(message)
+        return collections.OrderedDict(
+            uplink=uplink.merge(so_far["uplink"], more["uplink"]),
+            metrics=tf.nest.map_structure(tf.add, so_far["metrics"], more["metrics"]),
+        )
+
+    def update(state, kept, summed):
+        mean = uplink.mean(summed["uplink"], kept["after_sum"])
+        finalizer, weights, measured = server.step(state.finalizer, state.global_model_weights, mean)
+        aggregator = uplink.next_state(state.aggregator, summed["uplink"])
+        metrics = collections.OrderedDict(
+            summed["metrics"],
+            **uplink.measure(summed["uplink"]),
+            **measured,
+            downlink_coded_bits=kept["coded_bits"],
+        )
+        new_state = tff.learning.templates.LearningAlgorithmState(
+            weights, kept["distributor"], (), aggregator, finalizer
+        )
+        return new_state, metrics
+
+    initialize = computation(initial_state)
+    state_type = initialize.type_signature.result
+    prepare = computation(prepare, state_type)
+    sent_type, kept_type = prepare.type_signature.result
+    work = computation(work, (parts.data_type, sent_type))
+    message_type = work.type_signature.result
+    total_type = computation(total, message_type).type_signature.result
+    total_specs = tff.types.type_to_tf_tensor_specs(total_type)
+    made = {
+        "prepare": prepare,
+        "work": work,
+        "zero": computation(zero),
+        "accumulate": computation(accumulate, (total_type, message_type)),
+        "update": computation(update, (state_type, kept_type, total_type)),
+    }
+    values = tff.structure.flatten(tff.structure.from_container(initial_state(), recursive=True))
+    types = tff.structure.flatten(state_type)  # values may be plain numbers
+    return Form(made, [np.asarray(value, leaf.dtype) for value, leaf in zip(values, types, strict=True)])
 
 
 def graph_key(config: schema.Config, model: Model) -> str:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
-from fedsweep.encoders import EncoderRule, randomness
+from fedsweep.encoders import EncoderRule, randomness, tree
 from fedsweep.federated import coded
 from fedsweep.federated.uplink import COMBINE
 
@@ -32,7 +31,7 @@ class Channel:
     """An encoder for tensors of one shape, as `federated.uplink` uses it: four TensorFlow functions."""
 
     def __init__(self, rule: EncoderRule, spec: tf.TensorSpec):
-        gather = te.encoders.as_gather_encoder(rule(spec)[1], spec)
+        gather = tree.gather(*rule(spec), spec)
         self._gather, self._state = gather, gather.initial_state()
         seed_spec = tf.TensorSpec([2], tf.int32)
 

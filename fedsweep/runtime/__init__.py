@@ -1,19 +1,14 @@
 """Runtimes: they execute a TFF learning process round by round and say what crossed the wire.
 
-`start(config, model)` gives one of two that share an interface (`Runtime`): in this process through the MapReduceForm,
+`start(config, model)` gives one of two that share an interface (`Runtime`): in this process,
 or in TFF's own executor.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fedsweep import environment, federated, schema
 from fedsweep.models import Model
 from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime
-
-if TYPE_CHECKING:
-    from fedsweep.runtime.compiled import Form
 
 __all__ = ["NotFiniteError", "RoundOutcome", "Runtime", "start"]
 
@@ -43,7 +38,7 @@ def start(config: schema.Config, model: Model, population: int) -> Runtime:
     return MapReduceRuntime(process, state, environment.threads(config.runtime), population, config.verify_wire)
 
 
-def _form(config: schema.Config, model: Model, key: str) -> Form:
+def _form(config: schema.Config, model: Model, key: str) -> federated.Form:
     """The compiled process: from disk, if a process has kept it there."""
     from fedsweep.runtime import compiled
 
@@ -52,7 +47,7 @@ def _form(config: schema.Config, model: Model, key: str) -> Form:
     kept = ours and "custom" not in (config.encoder.name, config.downlink_encoder.name)
     form = compiled.read(key) if kept else None
     if form is None:
-        form = compiled.compile_process(federated.build(config, model))
+        form = federated.form(config, model)
         if kept:
             compiled.write(key, form)
     return form

@@ -1,6 +1,6 @@
-"""A process compiled to its MapReduceForm, and kept on disk for the next process that needs the same graphs.
+"""The graphs of a process, kept on disk for the next process that needs the same graphs.
 
-Tracing and compiling take seconds and depend on a part of the configuration alone (`federated.graph_key`), so a run
+Tracing takes seconds and depends on a part of the configuration alone (`federated.graph_key`), so a run
 that is resumed, repeated with another seed, or told another number of rounds finds its graphs here, ready to import.
 """
 
@@ -12,51 +12,22 @@ import io
 import platform
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import platformdirs
-import tensorflow as tf
 import tensorflow_federated as tff
 from google.protobuf import message as protobuf
 from tensorflow_federated.proto.v0 import computation_pb2
 
 from fedsweep import files
 from fedsweep.environment import PACKAGES
+from fedsweep.federated import Form
 from fedsweep.runtime import types
-from fedsweep.runtime.graphs import as_function
 
-_PARTS = ("prepare", "work", "zero", "accumulate", "report", "update")
+_PARTS = ("prepare", "work", "zero", "accumulate", "update")
 _MOST_FILES = 256  # kept, of about 50 kB each
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, protobuf.DecodeError)
-
-
-@dataclass(frozen=True)
-class Form:
-    """The parts of a `MapReduceForm`, and the leaves of the state that they begin with."""
-
-    parts: Mapping[str, tff.Computation]
-    state: Sequence[np.ndarray]  # model weights, which follow from the seed, may be left empty
-
-    @property
-    def state_type(self) -> tff.Type:
-        return self.parts["update"].type_signature.result[0]
-
-    @property
-    def metrics_type(self) -> tff.Type:
-        return self.parts["update"].type_signature.result[1]
-
-
-def compile_process(process: tff.learning.templates.LearningProcess) -> Form:
-    # TensorFlow optimizes graphs when it first runs them; once is enough.
-    plain = tf.compat.v1.ConfigProto()
-    plain.graph_options.rewrite_options.disable_meta_optimizer = True
-    form = tff.backends.mapreduce.get_map_reduce_form_for_computation(process.next, grappler_config=plain)
-    initialize = tff.backends.mapreduce.get_state_initialization_computation(process.initialize, grappler_config=plain)
-    state = [tensor.numpy() for tensor in as_function(initialize)()]
-    return Form({part: getattr(form, part) for part in _PARTS}, state)
 
 
 def read(key: str) -> Form | None:

@@ -1,8 +1,7 @@
-"""Runs a TFF learning process in this process, through its MapReduceForm.
+"""Runs federated averaging in this process, through the graphs of a round (`federated.Form`).
 
-TFF compiles `process.next` into `prepare` (server), `work` (each client), `accumulate` and `report` (aggregation) and
-`update` (server). What `prepare` returns is what the server sends, what `work` returns is what a client sends: the wire
-meter reads bits off exactly these tensors.
+What `prepare` (server) says is sent is all that `work` (each client) gets, what `work` returns is all that `accumulate`
+gets: the wire meter reads bits off exactly these tensors.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from fedsweep.federated import Form
 from fedsweep.federated.cohort import ClientData
 from fedsweep.runtime import types, wire
 from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime, as_sequence, downlink_bits, outcome
-from fedsweep.runtime.compiled import Form
 from fedsweep.runtime.graphs import as_function
 
 
@@ -25,22 +24,22 @@ class CompiledProcess:
     """A process as TensorFlow functions. It holds no state, so runs that differ in their seed alone can share it."""
 
     def __init__(self, form: Form):
-        self.prepare, self.work = as_function(form.parts["prepare"]), as_function(form.parts["work"])
-        self.zero, self.accumulate = as_function(form.parts["zero"]), as_function(form.parts["accumulate"])
-        self.report, self.update = as_function(form.parts["report"]), as_function(form.parts["update"])
-        message_type, broadcast_type = (form.parts[part].type_signature.result for part in ("work", "prepare"))
-        self.uplink = wire.Meter(message_type, wire.UPLINK_KINDS)
-        self.downlink = wire.Meter(broadcast_type, wire.DOWNLINK_KINDS)
+        self.prepare, self.work, self.zero, self.accumulate, self.update = (
+            as_function(form.parts[part]) for part in ("prepare", "work", "zero", "accumulate", "update")
+        )
+        self.uplink = wire.Meter(form.message_type, wire.UPLINK_KINDS)
+        self.downlink = wire.Meter(form.broadcast_type, wire.DOWNLINK_KINDS)
+        self.sent = len(types.leaves(form.broadcast_type))  # of what `prepare` returns, the first are sent
         self.metric_names = [path[-1] for path in types.paths(form.metrics_type)]
         self.initial_state, self.state_paths = form.state, types.paths(form.state_type)
-        remembered = self.uplink.parts(types.leaves(message_type), "memory")
+        remembered = self.uplink.parts(types.leaves(form.message_type), "memory")
         self.memory = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in remembered]
         self.weights = len(form.state_type.global_model_weights.trainable)  # a state begins with them
 
 
 class MapReduceRuntime(Runtime):
-    """Clients of a round train side by side in `threads` threads, those with most examples first, so that the threads
-    end together; their updates are summed in that order.
+    """Clients of a round train side by side in `threads` threads, those with most examples first, so that no thread
+    ends long after the others; their updates are summed in that order.
 
     What clients keep between rounds (error feedback) is kept here, by client. `population` is the number of clients in
     the data set; with `verify` the bytes of every message are made and decoded.
@@ -56,7 +55,7 @@ class MapReduceRuntime(Runtime):
 
     def round(self, clients: Sequence[ClientData], receivers: int | None = None) -> RoundOutcome:
         process = self._process
-        broadcast = process.prepare(*self._state)
+        broadcast, kept = self._prepare()
         if self._verify:
             process.downlink.verify(broadcast)
         clients = sorted(clients, key=lambda client: len(client.labels), reverse=True)
@@ -65,13 +64,18 @@ class MapReduceRuntime(Runtime):
             uplink.update(process.uplink.bits(message))
             memory[client.client] = [tensor.numpy() for tensor in process.uplink.parts(message, "memory")]
             total = process.accumulate(*total, *message)
-        outputs = process.update(*self._state, *process.report(*total))
+        outputs = process.update(*self._state, *kept, *total)
         self._state = outputs[: len(self._state)]
         if process.memory:
             self._memory.update(memory)
         metrics = dict(zip(process.metric_names, outputs[len(self._state) :], strict=True))
         downlink = downlink_bits(process.downlink.bits(broadcast), receivers or len(clients), self._population)
         return outcome(metrics, dict(uplink), downlink)
+
+    def _prepare(self) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+        """(what the server sends, what it keeps for the end of the round)"""
+        made = self._process.prepare(*self._state)
+        return made[: self._process.sent], made[self._process.sent :]
 
     def _work_of(self, clients: Sequence[ClientData], broadcast: Sequence[tf.Tensor]) -> Iterator[Sequence[tf.Tensor]]:
         """What each client sends, in order. One update a thread waits at most: memory does not grow with clients."""
@@ -97,7 +101,7 @@ class MapReduceRuntime(Runtime):
 
     def updates(self, clients: Sequence[ClientData]) -> Iterator[list[np.ndarray]]:
         """What each client would send as its update in the next round, tensor by tensor; the state stays as it is."""
-        for message in self._work_of(clients, self._process.prepare(*self._state)):
+        for message in self._work_of(clients, self._prepare()[0]):
             yield [tensor.numpy() for tensor in self._process.uplink.parts(message, "update")]
 
     def weights(self) -> list[np.ndarray]:

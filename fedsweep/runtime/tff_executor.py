@@ -1,7 +1,7 @@
 """Runs a TFF learning process in TFF's own executor: the reference that the in-process runtime is checked against.
 
-TFF 0.87 cannot measure what it sends (its sizing executor left in 0.48). The sizes follow from the types of the same
-MapReduceForm that the in-process runtime executes; a message whose size the type does not fix is refused.
+TFF 0.87 cannot measure what it sends (its sizing executor left in 0.48). The sizes follow from the types of the
+MapReduceForm that TFF compiles the process to; a message whose size the type does not fix is refused.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import encoders
-from fedsweep.encoders import randomness
+from fedsweep.encoders import randomness, tree
 from fedsweep.encoders.codes import CODES
 
 
@@ -19,7 +18,7 @@ def rule(config, *overrides):
 def channel(config, overrides, shape, traced=True):
     """`channel(...)(x, seed)`: (encoded tensors, the server's view of x), for one client in the first round."""
     spec = tf.TensorSpec(shape, tf.float32)
-    gather = te.encoders.as_gather_encoder(rule(config, *overrides)(spec)[1], spec)
+    gather = tree.gather(*rule(config, *overrides)(spec), spec)
 
     def send(x, seed):
         with randomness.stream(randomness.fold_in(seed, 0)):

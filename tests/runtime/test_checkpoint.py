@@ -85,8 +85,8 @@ def test_graphs_kept_on_disk_give_the_same_run_and_damaged_ones_are_made_again(c
     checked = config("model=2nn", "encoder.threshold=100", "downlink=stc", "clients_per_round=3")
     data = datasets.load(checked.dataset, 0)
     model = models.build(checked.model, data.spec)
-    build, traced = federated.build, []
-    monkeypatch.setattr(federated, "build", lambda *arguments: traced.append(1) or build(*arguments))
+    form, traced = federated.form, []
+    monkeypatch.setattr(federated, "form", lambda *arguments: traced.append(1) or form(*arguments))
 
     def weights(seed):
         runtime._compiled.clear()  # as a new process has it
