@@ -118,7 +118,7 @@ def rounds(bench: Bench) -> None:
             "A round of the tutorial",
             "PyTorch, TensorFlow, Flower, pfl-research and FedJAX send float32; stock TFF quantizes to 8 bits. All run"
             " with their defaults; fedsweep's is oneDNN, which TensorFlow leaves off on a CPU without AVX-512.",
-            ("", "s a round", "of stock TFF", "of PyTorch", "first round s", "peak memory MB"),
+            ("", "s a round", "of stock TFF", "of PyTorch", "peak memory MB"),
         )
     )
     data = bench.data(10)
@@ -142,7 +142,6 @@ def rounds(bench: Bench) -> None:
                 f"{column.median():.2f}",
                 f"{ratio(column, stock):.2f}",
                 f"{ratio(column, torch):.2f}" if torch else "",
-                f"{column.first['seconds']:.2f}",
                 f"{column.memory / 1e6:.0f}",
             )
         )
@@ -231,7 +230,7 @@ _BITS = {"float32": "encoder=identity", "8 bits": "encoder.bits=8"}
 
 def encoders(bench: Bench) -> None:
     section = bench.add(
-        Section("Encoders", "", ("", "s a round", "of float32", "first round s", "peak memory MB")),
+        Section("Encoders", "", ("", "s a round", "of float32", "peak memory MB")),
     )
     columns = {name: fedsweep(bench.folder, *overrides.split(), *TEN) for name, overrides in ENCODERS.items()}
     found = compare(columns, bench.turns, WARM_UP, bench.say)
@@ -241,7 +240,6 @@ def encoders(bench: Bench) -> None:
                 name,
                 f"{column.median():.2f}",
                 f"{ratio(column, found['identity']):.2f}",
-                f"{column.first['seconds']:.2f}",
                 f"{column.memory / 1e6:.0f}",
             )
         )
@@ -288,7 +286,7 @@ def starting(bench: Bench) -> None:
         )
     )
     found: dict[str, list[tuple[float, float]]] = {}
-    place = bench.folder / "start"
+    data, place = bench.data(10), bench.folder / "start"
     place.mkdir()
     for turn in range(1, 4):
         bench.say(f"  turn {turn}")
@@ -296,9 +294,9 @@ def starting(bench: Bench) -> None:
             seconds = startup.first_round(place, f"{name}_{turn}", cache=place / f"cache_{turn}")
             found.setdefault(f"fedsweep, {name}", []).append(seconds)
         for name, command in {
-            "stock TFF": own("stock_tff", bench.data(10)),
-            "pfl-research": peer("pfl", "pfl", bench.data(10)),
-            "Flower": peer("flower", "flower", bench.data(10)),
+            "stock TFF": own("stock_tff", data),
+            "pfl-research": peer("pfl", "pfl", data),
+            "Flower": peer("flower", "flower", data),
         }.items():
             if command:
                 found.setdefault(name, []).append(startup.first_answer(command))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ PEERS = ROOT / "benchmarks" / "peers"
 
 RUN = ("model=cnn", "dataset=mnist_by_writer", "client_batch_size=20")
 TEN = (*RUN, "clients_per_round=10")
+
+LONGEST = 600  # seconds of a turn
 
 Command = Sequence[str | Path]
 
@@ -47,7 +51,6 @@ class Measured:
     """A column's answers, turn by turn, without those that warm up."""
 
     turns: list[dict]
-    first: dict  # the first turn, which compiles and allocates
 
     def median(self) -> float:
         """Seconds."""
@@ -78,17 +81,23 @@ def compare(
                 answers[name].append(turn(process, number))
             seconds = "  ".join(f"{name} {answers[name][-1]['seconds']:.2f}" for name in running)
             say(f"  turn {number}: {seconds}")
-    return {name: Measured(found[warm_up:], found[0]) for name, found in answers.items()}
+    return {name: Measured(found[warm_up:]) for name, found in answers.items()}
 
 
 @contextlib.contextmanager
 def process_of(command: Command) -> Iterator[subprocess.Popen]:
     """A column's process, which ends with its input; if it does not, it is ended, with those below it."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
         try:
-            yield process
+            try:
+                yield process
+            except ColumnError as error:
+                said.seek(0)
+                last = "".join(said.readlines()[-10:])
+                sys.exit(f"{error}: {shlex.join(map(str, command))}\n{last}")
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):  # all that it was asked is answered
                 process.wait(30)
@@ -105,10 +114,14 @@ def turn(process: subprocess.Popen, number: int) -> dict:
     return answer(process)
 
 
+class ColumnError(Exception):
+    """A column does not answer."""
+
+
 def answer(process: subprocess.Popen) -> dict:
     """The next line of a column, the first of which says that it is ready."""
-    line = process.stdout.readline()
+    ready, _, _ = select.select([process.stdout], [], [], LONGEST)
+    line = process.stdout.readline() if ready else ""
     if not line:
-        command = shlex.join(map(str, process.args))
-        sys.exit(f"a column ended early; try it by itself: echo 1 | {command}")
+        raise ColumnError("a column ended early" if ready else f"a column has not answered for {LONGEST} s")
     return json.loads(line)

@@ -8,8 +8,8 @@ clients' data, and a slow moment of the machine hits all of them.
     turns, _ = Turns.from_arguments()
     ...                                             # whatever must be ready before a round
     while (number := turns.wait()) is not None:
-        if turns.trains: train(turns.cohort(number))
-        if turns.evaluates(number): evaluate(turns.test())
+        if turns.trains: train(turns.cohort)
+        if turns.evaluates(number): evaluate(turns.test)
         turns.done()
 
 With `--rounds N` there is no conductor: N rounds, evaluated every five, as a run by itself. With `--evaluation` a turn
@@ -19,6 +19,7 @@ is an evaluation instead of a round.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ class Turns:
 
     def __init__(self, folder: Path, rounds: int | None = None, evaluation: bool = False):
         self._folder, self._rounds, self._evaluation = folder, rounds, evaluation
-        self._number, self._started = 0, 0.0
+        self._number, self._started, self._clients = 0, 0.0, []
         # Lines for the conductor go where stdout went; what libraries print goes to stderr.
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -52,7 +53,7 @@ class Turns:
         return cls(arguments.folder, arguments.rounds, arguments.evaluation), arguments
 
     def wait(self) -> int | None:
-        """The number of the next round, from 1; None: no more."""
+        """The number of the next round, from 1; None: no more. Its data is read before the clock starts."""
         if self._rounds is not None:
             number = self._number + 1 if self._number < self._rounds else None
         else:
@@ -60,6 +61,8 @@ class Turns:
                 self._answer({"ready": True})
             line = sys.stdin.readline()
             number = int(line) if line.strip() else None
+        if number and self.trains:
+            self._clients = self.read(number)
         self._number, self._started = number or self._number, time.monotonic()
         return number
 
@@ -75,12 +78,19 @@ class Turns:
     def evaluates(self, number: int) -> bool:
         return self._evaluation or (self._rounds is not None and number % EVALUATE_EVERY == 0)
 
-    def cohort(self, number: int) -> list[Examples]:
+    @property
+    def cohort(self) -> list[Examples]:
         """The examples of each client of the round."""
+        return self._clients
+
+    def read(self, number: int) -> list[Examples]:
+        """The same of any round."""
         flat = _read(self._folder / f"{number}.npz")
         return list(zip(flat[::2], flat[1::2], strict=True))
 
+    @functools.cached_property
     def test(self) -> Examples:
+        """The test set, read in the first turn that asks for it."""
         inputs, labels = _read(self._folder / "test.npz")
         return inputs, labels
 

@@ -32,16 +32,15 @@ def main() -> None:
     config = configs["float32"]
     environment.configure(config.runtime)
     import tensorflow as tf
-    from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
     from fedsweep import datasets, encoders, models, runtime
-    from fedsweep.encoders import randomness
+    from fedsweep.encoders import randomness, tree
     from fedsweep.federated import cohort
 
     def adding(config, specs):
         """The function that adds an update, as it comes out of the encoders, to a total."""
         rule = encoders.uplink(config)
-        gathered = [te.encoders.as_gather_encoder(rule(spec)[1], spec) for spec in specs]
+        gathered = [tree.gather(*rule(spec), spec) for spec in specs]
 
         @tf.function(autograph=False)
         def add(update, total, seed):

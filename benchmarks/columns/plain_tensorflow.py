@@ -55,9 +55,9 @@ def main() -> None:
     train = averaging(model, arguments.rate, arguments.batch)
     while (number := turns.wait()) is not None:
         if turns.trains:
-            train(turns.cohort(number))
+            train(turns.cohort)
         if turns.evaluates(number):
-            images, labels = turns.test()
+            images, labels = turns.test
             print(f"round {number}: accuracy {model.evaluate(images, labels, 500, verbose=0)[1]:.4f}", file=sys.stderr)
         turns.done()
 

@@ -42,14 +42,14 @@ def main() -> None:
     while (number := turns.wait()) is not None:
         sequences = [
             tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(labels)).batch(arguments.batch)
-            for images, labels in turns.cohort(number)
+            for images, labels in turns.cohort
         ]
         state = process.next(state, sequences).state
         if turns.evaluates(number):
             model = keras_cnn.build()
             process.get_model_weights(state).assign_weights_to(model)
             model.compile(metrics=["sparse_categorical_accuracy"])
-            images, labels = turns.test()
+            images, labels = turns.test
             print(f"round {number}: accuracy {model.evaluate(images, labels, 500, verbose=0)[1]:.4f}", file=sys.stderr)
         turns.done()
     for child in psutil.Process().children(recursive=True):  # TFF leaves its worker running

@@ -71,9 +71,9 @@ def main() -> None:
     sizes = range(1, arguments.batch + 1)
     average(initial, [(np.zeros((n, 28, 28, 1), np.float32), np.zeros(n, np.int32)) for n in sizes], 0)
     while (number := turns.wait()) is not None:
-        state = average(state, turns.cohort(number), number)
+        state = average(state, turns.cohort, number)
         if turns.evaluates(number):
-            metrics = fedjax.evaluate_model(model, state.params, dataset(turns.test()).padded_batch(batch_size=500))
+            metrics = fedjax.evaluate_model(model, state.params, dataset(turns.test).padded_batch(batch_size=500))
             print(f"round {number}: accuracy {float(metrics['accuracy']):.4f}", file=sys.stderr)
         turns.done()
 

@@ -63,7 +63,7 @@ def serve(grid: Grid, turns: Turns, arguments: argparse.Namespace) -> None:
         arrays, _ = strategy.aggregate_train(number, replies)
         if turns.evaluates(number):
             model.load_state_dict(arrays.to_torch_state_dict())
-            print(f"round {number}: accuracy {accuracy(model, turns.test()):.4f}", file=sys.stderr)
+            print(f"round {number}: accuracy {accuracy(model, turns.test):.4f}", file=sys.stderr)
         turns.done()
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     run_simulation(
         server_app=server,
         client_app=client,
-        num_supernodes=len(turns.cohort(1)),
+        num_supernodes=len(turns.read(1)),
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
             "init_args": {"num_cpus": len(os.sched_getaffinity(0))},

@@ -91,7 +91,7 @@ class TakeTurns(TrainingProcessCallback):
             torch.distributed.broadcast_object_list(told := [number])
             (number,) = told
         if number is not None:
-            self._cohorts.clients = self._turns.cohort(number)
+            self._cohorts.clients = self._turns.cohort
         return number
 
     def after_central_iteration(
@@ -104,7 +104,7 @@ class TakeTurns(TrainingProcessCallback):
 
     def _finish(self, model: PyTorchModel) -> None:
         if self._turns.evaluates(self.number):
-            test = PyTorchTensorDataset(tensors(self._turns.test()))
+            test = PyTorchTensorDataset(tensors(self._turns.test))
             metrics = model.evaluate(test, eval_params=NNEvalHyperParams(local_batch_size=500))
             accuracy = metrics[StringMetricName("accuracy")].overall_value
             print(f"round {self.number}: accuracy {accuracy:.4f}", file=sys.stderr)

@@ -88,9 +88,9 @@ def main() -> None:
     model = cnn()
     while (number := turns.wait()) is not None:
         if turns.trains:
-            average(model, turns.cohort(number), arguments.rate, arguments.batch)
+            average(model, turns.cohort, arguments.rate, arguments.batch)
         if turns.evaluates(number):
-            print(f"round {number}: accuracy {accuracy(model, turns.test()):.4f}", file=sys.stderr)
+            print(f"round {number}: accuracy {accuracy(model, turns.test):.4f}", file=sys.stderr)
         turns.done()
 
 

@@ -1,7 +1,7 @@
 """Federated averaging as a configuration has it, composed of its four parts in two ways.
 
 `build` lets TFF's templates compose them: a plain TFF process. `form` composes the same functions to the few graphs
-that the in-process runtime calls, what TFF would compile the process to (its `MapReduceForm`), in a third of the time.
+that the in-process runtime calls: what TFF would compile the process to (its `MapReduceForm`), in half the time.
 That both are one algorithm is for the tests to see: the runtimes agree on bits and weights.
 """
 

@@ -1,7 +1,7 @@
-"""The graphs of a process, kept on disk for the next process that needs the same graphs.
+"""The graphs of a round, kept on disk for the next process that needs them.
 
-Tracing takes seconds and depends on a part of the configuration alone (`federated.graph_key`), so a run
-that is resumed, repeated with another seed, or told another number of rounds finds its graphs here, ready to import.
+Tracing takes seconds and depends on a part of the configuration alone (`federated.graph_key`), so a run that is
+resumed, repeated with another seed, or told another number of rounds finds its graphs here, ready to import.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import os
 import platform
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -32,8 +34,10 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.er
 
 def read(key: str) -> Form | None:
     """The form that `write` kept under this key; None if there is none, or a damaged file."""
+    path = _path(key)
     try:
-        with np.load(_path(key), allow_pickle=False) as content:
+        with np.load(path, allow_pickle=False) as content:
+            os.utime(path)  # used: it is the last to go
             parts = {part: _deserialized(content[part].tobytes()) for part in _PARTS}
             return Form(parts, [content[f"arr_{k}"] for k in range(len(content.files) - len(_PARTS))])
     except _DAMAGED:
@@ -55,11 +59,12 @@ def write(key: str, form: Form) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, content.getvalue())
-        newest_first = sorted(path.parent.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
+        # Drafts of processes that were killed go, too.
+        newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in newest_first[_MOST_FILES:]:
             old.unlink(missing_ok=True)
-    except OSError:
-        return
+    except OSError as error:
+        print(f"fedsweep: {error}; a run that needs the same graphs will trace them again", file=sys.stderr)
 
 
 def _deserialized(content: bytes) -> tff.Computation:
