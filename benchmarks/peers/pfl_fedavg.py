@@ -91,7 +91,7 @@ class TakeTurns(TrainingProcessCallback):
             torch.distributed.broadcast_object_list(told := [number])
             (number,) = told
         if number is not None:
-            self._cohorts.clients = self._turns.cohort
+            self._cohorts.clients = self._turns.cohort or self._turns.read(number)  # the others did not wait
         return number
 
     def after_central_iteration(
