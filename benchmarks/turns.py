@@ -34,23 +34,26 @@ EVALUATE_EVERY = 5
 
 
 class Turns:
-    """`folder` holds the rounds' data (`write`); `rounds`: None where a conductor says what is next."""
+    """`folder` holds the rounds' data (`write`), if the column `reads` any; `rounds`: None where a conductor says what
+    is next."""
 
-    def __init__(self, folder: Path, rounds: int | None = None, evaluation: bool = False):
-        self._folder, self._rounds, self._evaluation = folder, rounds, evaluation
+    def __init__(self, folder: Path, rounds: int | None = None, evaluation: bool = False, reads: bool = True):
+        self._folder, self._rounds, self._evaluation, self._reads = folder, rounds, evaluation, reads
         self._number, self._started, self._clients = 0, 0.0, []
         # Lines for the conductor go where stdout went; what libraries print goes to stderr.
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     @classmethod
-    def from_arguments(cls, parser: argparse.ArgumentParser | None = None) -> tuple[Turns, argparse.Namespace]:
+    def from_arguments(
+        cls, parser: argparse.ArgumentParser | None = None, reads: bool = True
+    ) -> tuple[Turns, argparse.Namespace]:
         parser = parser or argparse.ArgumentParser()
         parser.add_argument("--folder", type=Path, required=True, help="the rounds' data")
         parser.add_argument("--rounds", type=int, help="so many rounds at once; left out: rounds as stdin numbers them")
         parser.add_argument("--evaluation", action="store_true", help="a turn is an evaluation, not a round")
         arguments = parser.parse_args()
-        return cls(arguments.folder, arguments.rounds, arguments.evaluation), arguments
+        return cls(arguments.folder, arguments.rounds, arguments.evaluation, reads), arguments
 
     def wait(self) -> int | None:
         """The number of the next round, from 1; None: no more. Its data is read before the clock starts."""
@@ -61,7 +64,7 @@ class Turns:
                 self._answer({"ready": True})
             line = sys.stdin.readline()
             number = int(line) if line.strip() else None
-        if number and self.trains:
+        if number and self.trains and self._reads:
             self._clients = self.read(number)
         self._number, self._started = number or self._number, time.monotonic()
         return number

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument("--case", action="append", default=[], help="NAME=OVERRIDES of an encoder")
-    turns, arguments = Turns.from_arguments(parser)
+    turns, arguments = Turns.from_arguments(parser, reads=False)
     cases = {"float32": "encoder=identity", **dict(case.split("=", 1) for case in arguments.case)}
     configs = {name: configured([*arguments.overrides, *more.split()]) for name, more in cases.items()}
     config = configs["float32"]

@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="of the configuration")
     parser.add_argument("--export", type=int, metavar="ROUNDS", help="write so many cohorts into the folder, and end")
-    turns, arguments = Turns.from_arguments(parser)
+    turns, arguments = Turns.from_arguments(parser, reads=False)
     config = configured(arguments.overrides)
     if arguments.export:
         export(arguments.folder, config, arguments.export)
