@@ -117,7 +117,8 @@ def rounds(bench: Bench) -> None:
         Section(
             "A round of the tutorial",
             "PyTorch, TensorFlow, Flower, pfl-research and FedJAX send float32; stock TFF quantizes to 8 bits. All run"
-            " with their defaults; fedsweep's is oneDNN, which TensorFlow leaves off on a CPU without AVX-512.",
+            " with their defaults; fedsweep's is oneDNN, which TensorFlow leaves off on a CPU without AVX-512. Data is"
+            " read before the clock starts, but for Flower's clients, which read their own (milliseconds).",
             ("", "s a round", "of stock TFF", "of PyTorch", "peak memory MB"),
         )
     )
@@ -295,8 +296,11 @@ def starting(bench: Bench) -> None:
             found.setdefault(f"fedsweep, {name}", []).append(seconds)
         for name, command in {
             "stock TFF": own("stock_tff", data),
+            "plain TensorFlow": own("plain_tensorflow", data),
+            "plain PyTorch": peer("torch", "pfl", data),
             "pfl-research": peer("pfl", "pfl", data),
             "Flower": peer("flower", "flower", data),
+            "FedJAX": peer("fedjax", "fedjax", data),
         }.items():
             if command:
                 found.setdefault(name, []).append(startup.first_answer(command))

@@ -95,6 +95,8 @@ def process_of(command: Command) -> Iterator[subprocess.Popen]:
             try:
                 yield process
             except ColumnError as error:
+                if error.process is not process:  # another column's, on its way out
+                    raise
                 said.seek(0)
                 last = "".join(said.readlines()[-10:])
                 sys.exit(f"{error}: {shlex.join(map(str, command))}\n{last}")
@@ -109,13 +111,18 @@ def process_of(command: Command) -> Iterator[subprocess.Popen]:
 
 def turn(process: subprocess.Popen, number: int) -> dict:
     """Lets a column do a round, and gives its answer."""
-    process.stdin.write(f"{number}\n")
-    process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it has ended, as its answer says
+        process.stdin.write(f"{number}\n")
+        process.stdin.flush()
     return answer(process)
 
 
 class ColumnError(Exception):
     """A column does not answer."""
+
+    def __init__(self, process: subprocess.Popen, text: str):
+        super().__init__(text)
+        self.process = process
 
 
 def answer(process: subprocess.Popen) -> dict:
@@ -123,5 +130,5 @@ def answer(process: subprocess.Popen) -> dict:
     ready, _, _ = select.select([process.stdout], [], [], LONGEST)
     line = process.stdout.readline() if ready else ""
     if not line:
-        raise ColumnError("a column ended early" if ready else f"a column has not answered for {LONGEST} s")
+        raise ColumnError(process, "a column ended early" if ready else f"a column has not answered for {LONGEST} s")
     return json.loads(line)

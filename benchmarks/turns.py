@@ -66,8 +66,13 @@ class Turns:
             number = int(line) if line.strip() else None
         if number and self.trains and self._reads:
             self._clients = self.read(number)
-        self._number, self._started = number or self._number, time.monotonic()
+        self._number = number or self._number
+        self.begin()
         return number
+
+    def begin(self) -> None:
+        """Starts the clock again, where more has to be got ready first."""
+        self._started = time.monotonic()
 
     def done(self, **more: float) -> None:
         """The turn has ended; `more` goes into the answer."""

@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=0.1, help="the clients' learning rate")
     parser.add_argument("--batch", type=int, default=20, help="the clients' batch size")
-    turns, arguments = Turns.from_arguments(parser)
+    turns, arguments = Turns.from_arguments(parser, reads=False)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     server = ServerApp()
 

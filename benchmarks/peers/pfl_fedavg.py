@@ -91,7 +91,11 @@ class TakeTurns(TrainingProcessCallback):
             torch.distributed.broadcast_object_list(told := [number])
             (number,) = told
         if number is not None:
-            self._cohorts.clients = self._turns.cohort or self._turns.read(number)  # the others did not wait
+            first = distributed.global_rank == 0
+            self._cohorts.clients = self._turns.cohort if first else self._turns.read(number)
+            if distributed.world_size > 1:
+                torch.distributed.barrier()  # all have read
+            self._turns.begin()
         return number
 
     def after_central_iteration(

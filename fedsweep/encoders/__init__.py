@@ -36,6 +36,8 @@ from fedsweep.errors import UserError
 
 __all__ = ["EncoderRule", "downlink", "uplink"]
 
+# A tensor's spec -> (label, encoder). Equal labels stand for equal encoders; under `tree.IDENTITY` a tensor goes as it
+# is, whatever the encoder.
 EncoderRule = Callable[[tf.TensorSpec], tuple[str, te.core.Encoder]]
 
 

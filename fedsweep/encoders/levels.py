@@ -33,8 +33,9 @@ class Quantizer(Protocol):
 class Uniform:
     """q = floor((x - m) / (M - m) * levels + u), u uniform on [0, 1), m and M the tensor's minimum and maximum.
 
-    Unbiased. Without `stochastic` q is rounded to nearest. All q are 0 when m = M. Scale: (m, M), 64 bits. Suresh et
-    al., "Distributed mean estimation with limited communication", ICML 2017, arXiv 1611.00429.
+    Unbiased, but for the noise's own steps (`round_randomly`). Without `stochastic` q is rounded to nearest. All q are
+    0 when m = M. Scale: (m, M), 64 bits. Suresh et al., "Distributed mean estimation with limited communication", ICML
+    2017, arXiv 1611.00429.
     """
 
     least = 1

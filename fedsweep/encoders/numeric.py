@@ -29,9 +29,10 @@ def round_randomly(x: tf.Tensor, seed: tf.Tensor, most: float | tf.Tensor = 1.0)
     """x, in [0, most], rounded up with the probability of its fraction, else down; an integer stays what it is.
 
     `most` is an integer below 2**16, of w bits. The probability is a multiple of 2**-15, or of 2**(w-23) where that is
-    coarser (float32's resolution), the nearest one: abs(E[result] - x) is at most half of it.
+    coarser (twice float32's resolution at `most`), the nearest one: abs(E[result] - x) is at most half of it, and
+    2**-25 more below 1/2, where x has bits that the sum with the noise has not.
     """
-    # x + u is exact where it could reach the next integer: 24 bits hold `most` and the noise.
+    # From 1/2 on, x + u is exact where it could reach the next integer: 24 bits hold `most` and the noise.
     width = tf.cast(floor_log2(tf.cast(most, tf.int32)) + 1, tf.int32)
     noise = randomness.dither(tf.size(x), seed, tf.minimum(16, 24 - width))
     return tf.floor(x + tf.reshape(noise, tf.shape(x)))

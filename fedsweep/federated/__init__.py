@@ -1,5 +1,5 @@
-"""The TFF learning process: client work, aggregation (uplink), distribution (downlink), server optimizer."""
+"""Federated averaging: client work, aggregation (uplink), distribution (downlink), server optimizer."""
 
-from fedsweep.federated.process import Form, build, form, graph_key, seeded
+from fedsweep.federated.process import PARTS, Form, build, form, graph_key, seeded
 
-__all__ = ["Form", "build", "form", "graph_key", "seeded"]
+__all__ = ["PARTS", "Form", "build", "form", "graph_key", "seeded"]

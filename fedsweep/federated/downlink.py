@@ -1,6 +1,6 @@
 """Downlink: the model as the server sends it, encoded once a round and decoded by every client.
 
-TFF's own encoded broadcast left in 0.38; this is its successor as a `tff.learning.templates.DistributionProcess`.
+TFF's own encoded broadcast left in 0.38; `Downlink.process` is its successor for programs that compose with TFF.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Plan:
     uplink: tuple[TensorPlan, ...]
     downlink: tuple[TensorPlan, ...]
     clients: int  # that send in a round
-    receivers: int  # that the model goes to in a round: those, or all clients of the data set (`downlink.build`)
+    receivers: int  # that the model goes to in a round: those, or all clients of the data set (`downlink.Downlink`)
     rounds: int
     messages: int  # updates that clients send in the whole run: fewer than it has clients where some drop out
     metrics_bits: int = 3 * METRIC_BITS
@@ -133,7 +133,7 @@ def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Pl
     down_plans = tuple(map(downlink, model.weights))
     if isinstance(config.optimizer, schema.MimeLite):
         down_plans += tuple(
-            TensorPlan(f"momentum of {weight.name}", weight.shape, "identity", 32 * weight.size)
+            TensorPlan(f"momentum of {weight.name}", weight.shape, tree.IDENTITY, 32 * weight.size)
             for weight in model.weights
         )
     return Plan(
@@ -206,7 +206,7 @@ def notes(config: schema.Config, plan: Plan) -> list[str]:
     if packing != "dense" and (config.schedule.name != "constant" or config.code.name != "none"):
         what = f"schedule={config.schedule.name}" if config.code.name == "none" else f"code={config.code.name}"
         lines.append(f"{what} packs in its own way; encoder.packing={packing} has no effect.")
-    kept = sum(tensor.float32_bits for tensor in plan.uplink if tensor.encoder != "identity")
+    kept = sum(tensor.float32_bits for tensor in plan.uplink if tensor.encoder != tree.IDENTITY)
     if config.encoder.error_feedback and kept:
         size = f"{kept / 8 / 2**20:.1f} MiB"
         lines.append(f"Error feedback: each client that has taken part keeps {size}, in memory and in checkpoints.")
@@ -220,7 +220,7 @@ def _silent_directions(config: schema.Config, plan: Plan) -> list[str]:
     silent = [
         group
         for group, tensors in directions.items()
-        if all(t.encoder.removesuffix(", difference") == "identity" for t in tensors)
+        if all(t.encoder.removesuffix(", difference") == tree.IDENTITY for t in tensors)
     ]
     if len(silent) == 2 and config.encoder.name == config.downlink_encoder.name == "identity":
         return ["This plan encodes nothing: every tensor travels as float32."]

@@ -1,8 +1,8 @@
 """Federated averaging as a configuration has it, composed of its four parts in two ways.
 
 `build` lets TFF's templates compose them: a plain TFF process. `form` composes the same functions to the few graphs
-that the in-process runtime calls: what TFF would compile the process to (its `MapReduceForm`), in half the time.
-That both are one algorithm is for the tests to see: the runtimes agree on bits and weights.
+that the in-process runtime calls: what TFF would compile the process to (its `MapReduceForm`), in less time and without
+encoding the downlink twice. That both are one algorithm is for the tests to see: runtimes agree on bits and weights.
 """
 
 from __future__ import annotations
@@ -85,9 +85,12 @@ def build(config: schema.Config, model: Model) -> tff.learning.templates.Learnin
     )
 
 
+PARTS = ("prepare", "work", "zero", "accumulate", "update")
+
+
 @dataclass(frozen=True)
 class Form:
-    """A round as computations, and the leaves of the state that it begins with.
+    """A round as computations (`PARTS`), and the leaves of the state that it begins with.
 
     prepare: state -> (what the server sends, what it keeps for the end of the round)
     work: (a client's sequence, what the server sent) -> what the client sends
@@ -146,10 +149,9 @@ def form(config: schema.Config, model: Model) -> Form:
         )
 
     def accumulate(so_far, message):
-        more = total(message)
         return collections.OrderedDict(
-            uplink=uplink.merge(so_far["uplink"], more["uplink"]),
-            metrics=tf.nest.map_structure(tf.add, so_far["metrics"], more["metrics"]),
+            uplink=uplink.accumulate(so_far["uplink"], message),
+            metrics=tf.nest.map_structure(tf.add, so_far["metrics"], message["metrics"]),
         )
 
     def update(state, kept, summed):
@@ -167,28 +169,23 @@ def form(config: schema.Config, model: Model) -> Form:
         )
         return new_state, metrics
 
-    initialize = computation(initial_state)
-    state_type = initialize.type_signature.result
-    prepare = computation(prepare, state_type)
-    sent_type, kept_type = prepare.type_signature.result
-    work = computation(work, (parts.data_type, sent_type))
-    message_type = work.type_signature.result
+    state_type = computation(initial_state).type_signature.result
+    made = {"prepare": computation(prepare, state_type)}
+    sent_type, kept_type = made["prepare"].type_signature.result
+    made["work"] = computation(work, (parts.data_type, sent_type))
+    message_type = made["work"].type_signature.result
     total_type = computation(total, message_type).type_signature.result
     total_specs = tff.types.type_to_tf_tensor_specs(total_type)
-    made = {
-        "prepare": prepare,
-        "work": work,
-        "zero": computation(zero),
-        "accumulate": computation(accumulate, (total_type, message_type)),
-        "update": computation(update, (state_type, kept_type, total_type)),
-    }
+    made["zero"] = computation(zero)
+    made["accumulate"] = computation(accumulate, (total_type, message_type))
+    made["update"] = computation(update, (state_type, kept_type, total_type))
     values = tff.structure.flatten(tff.structure.from_container(initial_state(), recursive=True))
     types = tff.structure.flatten(state_type)  # values may be plain numbers
     return Form(made, [np.asarray(value, leaf.dtype) for value, leaf in zip(values, types, strict=True)])
 
 
 def graph_key(config: schema.Config, model: Model) -> str:
-    """What the graphs of `build(config, model)` depend on. Not the seed: it is in the initial state alone."""
+    """What the graphs of `form(config, model)` depend on. Not the seed: it is in the initial state alone."""
     groups = (config.encoder, config.downlink_encoder, config.code, config.schedule, config.optimizer, config.model)
     inputs = [dataclasses.asdict(group) for group in groups]
     inputs += [config.downlink.name, dataclasses.asdict(model.spec), [weight.shape for weight in model.weights]]

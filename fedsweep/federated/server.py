@@ -1,7 +1,7 @@
 """The server: it moves the model along the mean update.
 
-TFF's own finalizer does that, too; it leaves its condition to AutoGraph, which takes as long as half of all other
-tracing, and Mime Lite's momentum would need a second process around it.
+TFF's own finalizer does that, too; it leaves its condition to AutoGraph, which takes its time, and Mime Lite's momentum
+would need a second process around it.
 """
 
 from __future__ import annotations

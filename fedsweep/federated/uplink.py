@@ -147,6 +147,10 @@ class EncodedMean:
             width=a["width"] + b["width"],
         )
 
+    def accumulate(self, total, message):
+        """The sum and a message."""
+        return self.merge(total, self.total(message))
+
     def mean(self, total, decode_after_sum):
         return tuple(
             tf.math.divide_no_nan(encoder.decode_after_sum(part, parameters, total["clients"]), total["weight"])
@@ -189,9 +193,7 @@ class EncodedMean:
         message_type = encode.type_signature.result
         total_type = computation(self.total, message_type).type_signature.result
         zero = computation(lambda: self.zero(tff.types.type_to_tf_tensor_specs(total_type)))
-        accumulate = computation(
-            lambda total, message: self.merge(total, self.total(message)), (total_type, message_type)
-        )
+        accumulate = computation(self.accumulate, (total_type, message_type))
         merge = computation(self.merge, (total_type, total_type))
         report = computation(lambda total: total, total_type)
         mean = computation(self.mean, (total_type, after_type))

@@ -1,7 +1,6 @@
-"""Runtimes: they execute a TFF learning process round by round and say what crossed the wire.
+"""Runtimes: they execute federated averaging round by round and say what crossed the wire.
 
-`start(config, model)` gives one of two that share an interface (`Runtime`): in this process,
-or in TFF's own executor.
+`start(config, model)` gives one of two that share an interface (`Runtime`): in this process, or in TFF's own executor.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime
 
 __all__ = ["NotFiniteError", "RoundOutcome", "Runtime", "start"]
 
-# Compiled processes by what they depend on, for the next run in this process: compiling takes seconds. Few, because a
-# process that runs trial after trial meets an equal one soon (the next replicate) or never.
+# Graphs by what they depend on, for the next run in this process: tracing takes seconds. Few, because a process that
+# runs trial after trial meets equal ones soon (the next replicate) or never.
 _KEPT = 2
-_compiled: dict[str, object] = {}
+_graphs: dict[str, object] = {}
 
 
 def start(config: schema.Config, model: Model, population: int) -> Runtime:
-    """The runtime that the configuration names, with the process compiled and its initial state made.
+    """The runtime that the configuration names, with its graphs and its initial state made.
 
     `population`: the number of clients in the data set.
     """
@@ -27,27 +26,27 @@ def start(config: schema.Config, model: Model, population: int) -> Runtime:
         from fedsweep.runtime.tff_executor import TffRuntime
 
         return TffRuntime(federated.build(config, model), population)
-    from fedsweep.runtime.map_reduce import CompiledProcess, MapReduceRuntime
+    from fedsweep.runtime.map_reduce import Graphs, MapReduceRuntime
 
     key = federated.graph_key(config, model)
-    process = _compiled.pop(key, None) or CompiledProcess(_form(config, model, key))
-    while len(_compiled) >= _KEPT:
-        del _compiled[next(iter(_compiled))]  # the one used longest ago
-    _compiled[key] = process
-    state = federated.seeded(process.initial_state, process.state_paths, config.seed, model)
-    return MapReduceRuntime(process, state, environment.threads(config.runtime), population, config.verify_wire)
+    graphs = _graphs.pop(key, None) or Graphs(_form(config, model, key))
+    while len(_graphs) >= _KEPT:
+        del _graphs[next(iter(_graphs))]  # the one used longest ago
+    _graphs[key] = graphs
+    state = federated.seeded(graphs.initial_state, graphs.state_paths, config.seed, model)
+    return MapReduceRuntime(graphs, state, environment.threads(config.runtime), population, config.verify_wire)
 
 
 def _form(config: schema.Config, model: Model, key: str) -> federated.Form:
-    """The compiled process: from disk, if a process has kept it there."""
-    from fedsweep.runtime import compiled
+    """The graphs of a round: from disk, if a process has kept them there."""
+    from fedsweep.runtime import disk
 
     # Code that is not ours can change under the same key.
     ours = model.logits.__module__.startswith("fedsweep.") and config.model.name != "keras"
     kept = ours and "custom" not in (config.encoder.name, config.downlink_encoder.name)
-    form = compiled.read(key) if kept else None
+    form = disk.read(key) if kept else None
     if form is None:
         form = federated.form(config, model)
         if kept:
-            compiled.write(key, form)
+            disk.write(key, form)
     return form

@@ -21,7 +21,7 @@ class RoundOutcome:
 
     loss: float  # mean over examples, before each step
     accuracy: float
-    finite: bool  # False: the mean update held a NaN or an infinity, and TFF's finalizer refused it
+    finite: bool  # False: the mean update held a NaN or an infinity, and the server refused it
     uplink: dict[str, int]  # bits by kind: update, weight, metrics
     downlink: int  # bits
     width: float | None  # mean bits an element that a schedule chose on the uplink; None without a schedule

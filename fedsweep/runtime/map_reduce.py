@@ -1,7 +1,8 @@
 """Runs federated averaging in this process, through the graphs of a round (`federated.Form`).
 
 What `prepare` (server) says is sent is all that `work` (each client) gets, what `work` returns is all that `accumulate`
-gets: the wire meter reads bits off exactly these tensors.
+gets: the wire meter reads bits off exactly these tensors. (What stays where it is goes along, and is left out by its
+name: a client's memory, and the model that clients hold already.)
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from fedsweep.federated import Form
+from fedsweep.federated import PARTS, Form
 from fedsweep.federated.cohort import ClientData
 from fedsweep.runtime import types, wire
 from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime, as_sequence, downlink_bits, outcome
 from fedsweep.runtime.graphs import as_function
 
 
-class CompiledProcess:
-    """A process as TensorFlow functions. It holds no state, so runs that differ in their seed alone can share it."""
+class Graphs:
+    """A form as TensorFlow functions. They hold no state, so runs that differ in their seed alone can share it."""
 
     def __init__(self, form: Form):
         self.prepare, self.work, self.zero, self.accumulate, self.update = (
-            as_function(form.parts[part]) for part in ("prepare", "work", "zero", "accumulate", "update")
+            as_function(form.parts[part]) for part in PARTS
         )
         self.uplink = wire.Meter(form.message_type, wire.UPLINK_KINDS)
         self.downlink = wire.Meter(form.broadcast_type, wire.DOWNLINK_KINDS)
@@ -45,9 +46,7 @@ class MapReduceRuntime(Runtime):
     the data set; with `verify` the bytes of every message are made and decoded.
     """
 
-    def __init__(
-        self, process: CompiledProcess, state: Sequence[tf.Tensor], threads: int, population: int, verify: bool
-    ):
+    def __init__(self, process: Graphs, state: Sequence[tf.Tensor], threads: int, population: int, verify: bool):
         self._process, self._state, self._threads = process, list(state), threads
         self._population, self._verify = population, verify
         self._memory: dict[int, list[np.ndarray]] = {}

@@ -71,17 +71,24 @@ def test_low_bits_of_the_corners_are_independent():
 
 
 @pytest.mark.parametrize("most", [1, 3, 255, 4095, 65_535])
-def test_rounding_has_the_stated_mean(most):
-    """x, but for half a step of the noise at most."""
+def test_rounding_has_the_stated_mean(monkeypatch, most):
+    """Exactly, over every value that the noise can take."""
+    asked = []
+
+    def every_value(size, seed, bits):
+        asked.append(int(bits))
+        return tf.constant(np.arange(1, 2 ** int(bits), 2) / 2 ** int(bits), tf.float32)
+
     width = most.bit_length()
     step = max(2.0**-15, 2.0 ** (width - 23))
-    size = 2**18
-    for value in np.float32(most) - np.float32([0.75, 0.5, 0.3, 0.1, 0.9]):
+    values = np.float32(most) - np.float32([0, 0.75, 0.5, 0.3, 0.1, 0.9, 0.999, 1 - 2.0**-16, 2.0**-16])
+    monkeypatch.setattr(randomness, "dither", every_value)
+    for value in [*values, *np.float32([2.0**-16 - 2.0**-40, 1e-6, 0])]:
+        size = round(1 / step)
         rounded = round_randomly(tf.fill([size], value), tf.constant([5, 6], tf.int32), float(most)).numpy()
-        fraction = float(value) - np.floor(float(value))
         assert set(np.unique(rounded)) <= {np.floor(value), np.floor(value) + 1}
-        deviation = np.sqrt(fraction * (1 - fraction) / size)
-        assert abs(np.mean(rounded, dtype=np.float64) - float(value)) < step / 2 + 5 * deviation
+        assert abs(np.mean(rounded, dtype=np.float64) - float(value)) <= step / 2 + (2.0**-25 if value < 0.5 else 0)
+    assert {2.0 ** (1 - bits) for bits in asked} == {step}
 
 
 def test_rounding_keeps_integers_and_stays_below_most():

@@ -37,6 +37,14 @@ def test_a_finite_mean_moves_the_model_against_it(momentum):
         np.testing.assert_allclose(weights.non_trainable[1], -1.25)
 
 
+def test_the_optimizers_state_goes_on():
+    """Momentum 0.9: the second step is 1.9 times the first."""
+    made = server(None)
+    state, weights, _ = step(made, UPDATE, None)
+    _, weights, _ = made.step(state, weights, UPDATE)
+    np.testing.assert_allclose(weights.trainable[0], np.array([1.0, 2.0]) - 2.9 * np.array([0.5, -0.5]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("momentum", [None, 0.25])
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -64,7 +64,7 @@ def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
 
     def weights(seed, forget):
         if forget:
-            runtime._compiled.clear()
+            runtime._graphs.clear()
         overrides = ["encoder=hadamard", "encoder.bits=3", "encoder.threshold=100", "downlink=same", f"seed={seed}"]
         checked = config(*overrides, "clients_per_round=4")
         with runtime.start(checked, model, POPULATION) as running:
@@ -73,9 +73,9 @@ def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
 
     fresh = weights(5, forget=True)
     weights(4, forget=True)
-    (compiled,) = runtime._compiled.values()
+    (graphs,) = runtime._graphs.values()
     shared = weights(5, forget=False)
-    assert list(runtime._compiled.values()) == [compiled]
+    assert list(runtime._graphs.values()) == [graphs]
     for a, b in zip(fresh, shared, strict=True):
         assert np.array_equal(a, b)
 
@@ -89,7 +89,7 @@ def test_graphs_kept_on_disk_give_the_same_run_and_damaged_ones_are_made_again(c
     monkeypatch.setattr(federated, "form", lambda *arguments: traced.append(1) or form(*arguments))
 
     def weights(seed):
-        runtime._compiled.clear()  # as a new process has it
+        runtime._graphs.clear()  # as a new process has it
         seeded = dataclasses.replace(checked, seed=seed)
         with runtime.start(seeded, model, POPULATION) as running:
             for number in (1, 2):

@@ -6,6 +6,7 @@ resumed, repeated with another seed, or told another number of rounds finds its 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -24,10 +25,9 @@ from tensorflow_federated.proto.v0 import computation_pb2
 
 from fedsweep import files
 from fedsweep.environment import PACKAGES
-from fedsweep.federated import Form
+from fedsweep.federated import PARTS, Form
 from fedsweep.runtime import types
 
-_PARTS = ("prepare", "work", "zero", "accumulate", "update")
 _MOST_FILES = 256  # kept, of about 50 kB each
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, protobuf.DecodeError)
 
@@ -37,17 +37,19 @@ def read(key: str) -> Form | None:
     path = _path(key)
     try:
         with np.load(path, allow_pickle=False) as content:
-            os.utime(path)  # used: it is the last to go
-            parts = {part: _deserialized(content[part].tobytes()) for part in _PARTS}
-            return Form(parts, [content[f"arr_{k}"] for k in range(len(content.files) - len(_PARTS))])
+            parts = {part: _deserialized(content[part].tobytes()) for part in PARTS}
+            form = Form(parts, [content[f"arr_{k}"] for k in range(len(content.files) - len(PARTS))])
     except _DAMAGED:
         return None
+    with contextlib.suppress(OSError):  # it may belong to somebody else
+        os.utime(path)  # used: the last to go
+    return form
 
 
 def write(key: str, form: Form) -> None:
     """Keeps the form under the key, without model weights; a disk that is full, or not ours, costs only time."""
     serialize = tff.framework.serialize_computation
-    parts = {p: np.frombuffer(serialize(form.parts[p]).SerializeToString(), np.uint8) for p in _PARTS}
+    parts = {p: np.frombuffer(serialize(form.parts[p]).SerializeToString(), np.uint8) for p in PARTS}
     nothing = np.zeros(0, np.float32)
     state = [
         nothing if ("global_model_weights" in path and "trainable" in path) or "held" in path else leaf
@@ -59,12 +61,21 @@ def write(key: str, form: Form) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, content.getvalue())
-        # Drafts of processes that were killed go, too.
-        newest_first = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in newest_first[_MOST_FILES:]:
-            old.unlink(missing_ok=True)
     except OSError as error:
         print(f"fedsweep: {error}; a run that needs the same graphs will trace them again", file=sys.stderr)
+    else:
+        _remove_oldest(path.parent)
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Leaves the files used last. Drafts of processes that were killed go, too; other processes write and remove."""
+    used = {}
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):
+            used[file] = file.stat().st_mtime
+    for file in sorted(used, key=used.get, reverse=True)[_MOST_FILES:]:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _deserialized(content: bytes) -> tff.Computation:
@@ -72,7 +83,7 @@ def _deserialized(content: bytes) -> tff.Computation:
 
 
 def _sources() -> bytes:
-    """A digest of fedsweep's own code and of the versions of what traces and compiles."""
+    """A digest of fedsweep's own code and of the versions of what traces."""
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256(repr([platform.python_version(), *map(importlib.metadata.version, PACKAGES)]).encode())
     for source in sorted(package.rglob("*.py")):
