@@ -71,10 +71,11 @@ class TffRuntime(Runtime):
         self._state = tf.nest.pack_sequence_as(self._state, list(state))
 
     def close(self) -> None:
-        # TFF ends its worker when the executor that holds it is collected; what survives that is ended by its id.
+        # When the executor is collected, TFF interrupts its worker and waits for its end without a limit: for ever where
+        # interrupts are ignored, as by a job in the background. So the worker has ended before.
+        _end_workers(self._others)
         self._context = None
         gc.collect()
-        _end_workers(self._others)
 
 
 def _end_workers(others: set[psutil.Process]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 
 import numpy as np
 import psutil
@@ -221,7 +223,10 @@ def test_rounding_noise_is_the_same_in_both_runtimes(config):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_tffs_worker_ends_with_the_runtime(config):
+@pytest.mark.parametrize("interrupts", [signal.default_int_handler, signal.SIG_IGN])
+def test_tffs_worker_ends_with_the_runtime(config, interrupts):
+    """Also where interrupts are ignored, as by jobs in a shell's background: TFF sends its worker one, and waits."""
+
     def workers():
         return [
             child
@@ -229,11 +234,23 @@ def test_tffs_worker_ends_with_the_runtime(config):
             if child.name() == "worker_binary" and child.status() != psutil.STATUS_ZOMBIE
         ]
 
-    _, running = start(config("runtime=tff", "model=2nn"))
-    with running:
-        running.round(clients([3]))
-        assert workers()
-    assert not workers()
+    def end():  # or the test would wait as well
+        late.extend(workers())
+        for worker in late:
+            worker.kill()
+
+    late, before = [], signal.signal(signal.SIGINT, interrupts)
+    timer = threading.Timer(30, end)
+    try:
+        _, running = start(config("runtime=tff", "model=2nn"))
+        with running:
+            running.round(clients([3]))
+            assert workers()
+            timer.start()
+        assert not workers() and not late
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_runs_repeat_bit_for_bit_whatever_the_number_of_threads(config):
