@@ -71,8 +71,8 @@ class TffRuntime(Runtime):
         self._state = tf.nest.pack_sequence_as(self._state, list(state))
 
     def close(self) -> None:
-        # When the executor is collected, TFF interrupts its worker and waits for its end without a limit: for ever where
-        # interrupts are ignored, as by a job in the background. So the worker has ended before.
+        # When the executor is collected, TFF interrupts its worker and waits without a limit: for ever where interrupts
+        # are ignored, as by a job in the background. So the worker has ended before.
         _end_workers(self._others)
         self._context = None
         gc.collect()
