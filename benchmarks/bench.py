@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -360,12 +361,21 @@ PARTS = {part.__name__: part for part in (rounds, clients, models, encoders, wid
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(PARTS)}")
+    parser.add_argument("--only", help=f"parts, separated by commas: {', '.join(PARTS)}; left out: all")
     parser.add_argument("--turns", type=int, default=4, help="measured turns, after those that warm up")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results.md")
+    parser.add_argument("--out", type=Path, help="the report; left out: benchmarks/results.md, and none with --only")
     arguments = parser.parse_args()
-    if unknown := set(arguments.only.split(",")) - set(PARTS):
+    parts = list(dict.fromkeys(filter(None, (arguments.only or ",".join(PARTS)).split(","))))
+    if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--only {', '.join(unknown)}: no such part; choose from {', '.join(PARTS)}")
+    if not parts:
+        parser.error(f"--only {arguments.only}: names no part; choose from {', '.join(PARTS)}")
+    if arguments.turns < 1:
+        parser.error(f"--turns {arguments.turns}: must be at least 1")
+    out = arguments.out or (None if arguments.only else ROOT / "benchmarks" / "results.md")
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        parser.error(f"--out {out}: must be a file in a folder that is there")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the columns, too
     shared = ROOT.parent / "shared" / "data"
     if shared.is_dir():
         os.environ.setdefault("FEDSWEEP_DATA", str(shared))
@@ -374,17 +384,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench") as folder:
         bench = Bench(Path(folder), arguments.turns, lambda line: console.print(line, highlight=False))
         head, missing = _head(), list(PARTS)
-        for name in arguments.only.split(","):
+        for name in parts:
             PARTS[name](bench)
             bench.sections[-1].print(console)
             missing = [part for part in missing if part != name]
-            arguments.out.write_text(_report(head, missing, bench))  # a call that breaks off keeps what it found
+            if out:
+                out.write_text(_report(head, missing, bench))  # a call that breaks off keeps what it found
     bench.goals().print(console)
-    console.print(f"Written: {arguments.out}")
+    console.print(f"Written: {out}" if out else "Written: nothing; --out names a file")
+    if absent := _absent_peers():
+        console.print(absent)
+
+
+def _absent_peers() -> str:
+    absent = [name for name in ("pfl", "flower", "fedjax") if not (ROOT / ".peers" / name / ".complete").exists()]
+    return f"Left out, with their targets: {', '.join(absent)} (make bench-peers makes them)" if absent else ""
 
 
 def _report(head: str, missing: Sequence[str], bench: Bench) -> str:
     lines = [head, f"Not measured: {', '.join(missing)}\n"] if missing else [head]
+    if absent := _absent_peers():
+        lines.append(absent + "\n")
     return "\n".join([*lines, *(section.markdown() for section in (bench.goals(), *bench.sections))])
 
 
@@ -410,4 +430,7 @@ def _head() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

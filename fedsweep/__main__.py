@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fedsweep import cli, schema
+from fedsweep import cli, interrupts, schema
 
 
 @hydra.main(version_base="1.3", config_path=cli.config_folder(), config_name="config")
@@ -27,9 +27,9 @@ def run(composed: DictConfig) -> dict:
 
 
 def main() -> None:
-    for kind in (signal.SIGTERM, signal.SIGHUP):  # end a run as Ctrl-C does: recorded, nothing left running
-        if signal.getsignal(kind) is not signal.SIG_IGN:  # nohup
-            signal.signal(kind, signal.default_int_handler)
+    # All end a run as Ctrl-C does: recorded, nothing left running. What nohup and the background ignore stays so.
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    interrupts.handle(*(kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN))
     with cli.one_line_errors():
         run()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsweep import datasets, environment, evaluation, models, runtime, schema, tracking
+from fedsweep import datasets, environment, evaluation, interrupts, models, runtime, schema, tracking
 from fedsweep.errors import UserError
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
@@ -161,6 +161,8 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
 
 def _by_signal(error: BaseException | None) -> bool:
     """Whether an interrupt is behind it: one that comes while a lock is released ends as an error of the lock's."""
+    if interrupts.came():
+        return True
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

@@ -13,14 +13,11 @@ import io
 import os
 import platform
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 import tensorflow_federated as tff
-from google.protobuf import message as protobuf
 from tensorflow_federated.proto.v0 import computation_pb2
 
 from fedsweep import files
@@ -29,21 +26,22 @@ from fedsweep.federated import PARTS, Form
 from fedsweep.runtime import types
 
 _MOST_FILES = 256  # kept, of about 50 kB each
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, protobuf.DecodeError)
 
 
 def read(key: str) -> Form | None:
     """The form that `write` kept under this key; None if there is none, or a damaged file."""
     path = _path(key)
     try:
-        with np.load(path, allow_pickle=False) as content:
-            parts = {part: _deserialized(content[part].tobytes()) for part in PARTS}
-            form = Form(parts, [content[f"arr_{k}"] for k in range(len(content.files) - len(PARTS))])
-    except _DAMAGED:
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    if digest != _digest(content):
         return None
     with contextlib.suppress(OSError):  # it may belong to somebody else
         os.utime(path)  # used: the last to go
-    return form
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        parts = {part: _deserialized(arrays[part].tobytes()) for part in PARTS}
+        return Form(parts, [arrays[f"arr_{k}"] for k in range(len(arrays.files) - len(PARTS))])
 
 
 def write(key: str, form: Form) -> None:
@@ -60,7 +58,7 @@ def write(key: str, form: Form) -> None:
     path = _path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, content.getvalue())
+        files.write_atomically(path, _digest(content.getvalue()) + b"\n" + content.getvalue())
     except OSError as error:
         print(f"fedsweep: {error}; a run that needs the same graphs will trace them again", file=sys.stderr)
     else:
@@ -70,12 +68,17 @@ def write(key: str, form: Form) -> None:
 def _remove_oldest(folder: Path) -> None:
     """Leaves the files used last. Drafts of processes that were killed go, too; other processes write and remove."""
     used = {}
-    for file in folder.iterdir():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
             used[file] = file.stat().st_mtime
     for file in sorted(used, key=used.get, reverse=True)[_MOST_FILES:]:
         with contextlib.suppress(OSError):
             file.unlink()
+
+
+def _digest(content: bytes) -> bytes:
+    """The first line of a file: a damaged one is not read."""
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _deserialized(content: bytes) -> tff.Computation:
@@ -97,4 +100,4 @@ _SOURCES = _sources()  # at import: graphs come from the code that was loaded, w
 def _path(key: str) -> Path:
     """Named by all that graphs depend on: the key, the code, the versions."""
     name = hashlib.sha256(_SOURCES + key.encode()).hexdigest()[:32]
-    return platformdirs.user_cache_path("fedsweep") / "graphs" / f"{name}.npz"
+    return platformdirs.user_cache_path("fedsweep") / "graphs" / name

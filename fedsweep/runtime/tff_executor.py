@@ -21,6 +21,8 @@ from fedsweep.federated.cohort import ClientData
 from fedsweep.runtime import wire
 from fedsweep.runtime.base import NotFiniteError, RoundOutcome, Runtime, as_sequence, downlink_bits, outcome
 
+_LATE, _LONGEST = 2.0, 10.0  # seconds
+
 
 class TffRuntime(Runtime):
     """TFF's local C++ executor; its worker process (about 0.9 GB) ends with `close`, which TFF leaves to chance."""
@@ -70,6 +72,11 @@ class TffRuntime(Runtime):
     def restore(self, state: Sequence[np.ndarray]) -> None:
         self._state = tf.nest.pack_sequence_as(self._state, list(state))
 
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        self.close()
+        if kind:  # a thread of TFF's that is on its way may replace the worker yet
+            _end_workers(self._others, patience=_LATE)
+
     def close(self) -> None:
         # When the executor is collected, TFF interrupts its worker and waits without a limit: for ever where interrupts
         # are ignored, as by a job in the background. So the worker has ended before.
@@ -78,19 +85,17 @@ class TffRuntime(Runtime):
         gc.collect()
 
 
-def _end_workers(others: set[psutil.Process]) -> None:
-    """Ends the workers that run now, `others` excepted; TFF replaces one that ended, so they may not be the first."""
-
-    def left() -> set[psutil.Process]:
-        return set(_workers()) - others
-
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for worker in left():
+def _end_workers(others: set[psutil.Process], patience: float = 0.0) -> None:
+    """Ends the workers that run now, `others` excepted, those that TFF puts in their place, and those that it starts
+    within so many seconds more. They have nothing to put in order."""
+    begun = time.monotonic()
+    while (running := set(_workers()) - others) or time.monotonic() < begun + patience:
+        for worker in running:
             with contextlib.suppress(psutil.NoSuchProcess):
-                end(worker)
-        deadline = time.monotonic() + 10
-        while left() and time.monotonic() < deadline:
-            time.sleep(0.01)
+                worker.kill()
+        if time.monotonic() > begun + _LONGEST:
+            return
+        time.sleep(0.01)
 
 
 def _workers() -> list[psutil.Process]:

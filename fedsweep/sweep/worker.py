@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from fedsweep import importing, schema
+from fedsweep import importing, interrupts, schema
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
 from fedsweep.tracking import close
@@ -57,7 +57,7 @@ def _tell(connection: Connection, kind: str, content: object) -> None:
 
 
 def main(descriptor: int) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    interrupts.handle(signal.SIGINT)  # a shell's background job would ignore it
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
     runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
