@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,9 @@ import pytest
 from fedsweep import cli, environment, schema, tracking
 
 environment.configure(schema.MapReduceRuntime("map_reduce", 2))
+# A job in a shell's background ignores interrupts, and so would all that it starts: tests interrupt runs, and TFF its
+# worker.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
