@@ -39,7 +39,8 @@ class Turns:
 
     def __init__(self, folder: Path, rounds: int | None = None, evaluation: bool = False, reads: bool = True):
         self._folder, self._rounds, self._evaluation, self._reads = folder, rounds, evaluation, reads
-        self._number, self._started, self._clients = 0, 0.0, []
+        self._number, self._started = 0, 0.0
+        self.cohort: list[Examples] = []  # the examples of each client of the round
         # Lines for the conductor go where stdout went; what libraries print goes to stderr.
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
@@ -65,7 +66,7 @@ class Turns:
             line = sys.stdin.readline()
             number = int(line) if line.strip() else None
         if number and self.trains and self._reads:
-            self._clients = self.read(number)
+            self.cohort = self.read(number)
         self._number = number or self._number
         self.begin()
         return number
@@ -86,13 +87,8 @@ class Turns:
     def evaluates(self, number: int) -> bool:
         return self._evaluation or (self._rounds is not None and number % EVALUATE_EVERY == 0)
 
-    @property
-    def cohort(self) -> list[Examples]:
-        """The examples of each client of the round."""
-        return self._clients
-
     def read(self, number: int) -> list[Examples]:
-        """The same of any round."""
+        """The examples of each client of any round."""
         flat = _read(self._folder / f"{number}.npz")
         return list(zip(flat[::2], flat[1::2], strict=True))
 
