@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
@@ -117,17 +118,20 @@ def of(config: schema.Config, model: Model, population: Callable[[], int]) -> Pl
 
     def uplink(weight: WeightSpec) -> TensorPlan:
         label, encoder = up(weight.spec)
-        bits, parameters, again, coded = _sent(_uplink, label, weight.shape, encoder)
+        sizes = _sizes(label, weight.shape, encoder)
+        parameters = sizes.to_encode + sizes.before_sum
         if config.encoder.error_feedback and label != tree.IDENTITY:
-            label, parameters = f"{label}, error feedback", parameters + again
-        return TensorPlan(weight.name, weight.shape, label, bits, coded, parameters)
+            label, parameters = f"{label}, error feedback", parameters + sizes.after_sum
+        bits = sizes.encoded + sizes.before_sum + sizes.told
+        return TensorPlan(weight.name, weight.shape, label, bits, sizes.coded, parameters)
 
     def downlink(weight: WeightSpec) -> TensorPlan:
         label, encoder = down(weight.spec)
-        bits, coded = _sent(_downlink, label, weight.shape, encoder)
+        sizes = _sizes(label, weight.shape, encoder)
+        bits = sizes.encoded + sizes.before_sum + sizes.after_sum
         if config.downlink_difference:  # small tensors too: what goes to whom is the whole message's
             label = f"{label}, difference"
-        return TensorPlan(weight.name, weight.shape, label, bits, coded)
+        return TensorPlan(weight.name, weight.shape, label, bits, sizes.coded)
 
     clients = config.clients_per_round
     down_plans = tuple(map(downlink, model.weights))
@@ -155,38 +159,32 @@ def sent(config: schema.Config, model: Model) -> list[WeightSpec]:
     return [*model.weights, *gradients]
 
 
-_known: dict[tuple, tuple[int, ...]] = {}
+class _Sizes(NamedTuple):
+    """Bits of what goes along with one tensor. Parameters that decoding needs before the sum return with the message;
+    clients need those after the sum, too, if they have to decode."""
+
+    to_encode: int
+    before_sum: int
+    after_sum: int
+    encoded: int
+    told: int  # for the encoder's state
+    coded: bool  # whether a lossless code's bits come on top
 
 
-def _sent(measure: Callable[..., tuple[int, ...]], label: str, shape: tuple[int, ...], encoder) -> tuple[int, ...]:
+_known: dict[tuple[str, tuple[int, ...]], _Sizes] = {}
+
+
+def _sizes(label: str, shape: tuple[int, ...], encoder: te.core.Encoder) -> _Sizes:
     """Measured once for equal labels, which stand for equal encoders: tracing a quantizer takes 0.1 s."""
-    key = (measure, label, shape)
+    key = (label, shape)
     if key not in _known:
-        _known[key] = measure(label, shape, encoder)
+        gathered = tree.gather(label, encoder, tf.TensorSpec(shape, tf.float32))
+        with tf.Graph().as_default():  # no arithmetic
+            parameters = gathered.get_params(gathered.initial_state())
+            encoded, told = gathered.encode(tf.zeros(shape), parameters[0])
+        fixed, coded = _fixed_bits(encoded)
+        _known[key] = _Sizes(*map(_bits, parameters), fixed, _bits(told), coded)
     return _known[key]
-
-
-def _uplink(label: str, shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, int, int, bool]:
-    """Bits that a client sends, of the parameters that the server sends along, and of those that the server needs after
-    the sum (which clients need too if they have to decode); whether a lossless code's bits come on top."""
-    encode, before_sum, after_sum, encoded, state_update = _traced(label, shape, encoder)
-    sent, is_coded = _fixed_bits(encoded)
-    sent += _bits((before_sum, state_update))
-    return sent, _bits((encode, before_sum)), _bits(after_sum), is_coded
-
-
-def _downlink(label: str, shape: tuple[int, ...], encoder: te.core.Encoder) -> tuple[int, bool]:
-    _, before_sum, after_sum, encoded, _ = _traced(label, shape, encoder)
-    sent, is_coded = _fixed_bits(encoded)
-    return sent + _bits((before_sum, after_sum)), is_coded
-
-
-def _traced(label: str, shape: tuple[int, ...], encoder: te.core.Encoder):
-    """(parameters to encode, to decode before the sum, after it, an encoded tensor, what clients tell): no numbers."""
-    gathered = tree.gather(label, encoder, tf.TensorSpec(shape, tf.float32))
-    with tf.Graph().as_default():
-        encode, before_sum, after_sum = gathered.get_params(gathered.initial_state())
-        return encode, before_sum, after_sum, *gathered.encode(tf.zeros(shape), encode)
 
 
 def _fixed_bits(encoded: coded.EncodedTensor) -> tuple[int, bool]:
