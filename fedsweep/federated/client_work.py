@@ -61,12 +61,15 @@ def training(model: Model, config: schema.Config) -> Callable:
     optimizer = optimizers.client(settings)
     mime = isinstance(settings, schema.MimeLite)
 
-    def gradient(weights: _Tensors, inputs: tf.Tensor, labels: tf.Tensor, noise: tf.Tensor):
+    # A function that stays one: inlined into the loop, whose graph has a cycle, it is chance, anew each time that the
+    # graph is loaded, whether oneDNN gets the gradient of max pooling, and TensorFlow's own takes six times as long.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def gradient(weights: _Tensors, inputs: tf.Tensor, labels: tf.Tensor, noise: tf.Tensor | None, times: tf.Tensor):
         with tf.GradientTape() as tape:
             tape.watch(weights)
             found = scoring.score(spec, model.logits(weights, inputs, noise), labels)
             loss = scoring.mean_loss(spec, found)
-        slopes = tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        slopes = tape.gradient(loss, weights, times, tf.UnconnectedGradients.ZERO)
         return tuple(map(tf.convert_to_tensor, slopes)), found  # an embedding's come by rows
 
     def train(received, data):
@@ -78,8 +81,14 @@ def training(model: Model, config: schema.Config) -> Callable:
         def train_on_batch(epoch_noise, order, start, weights, optimizer_state, totals):
             rows = order[start : start + config.client_batch_size]
             noise = randomness.fold_in(epoch_noise, start)
-            slopes, found = gradient(weights, tf.gather(inputs, rows), tf.gather(labels, rows), noise)
-            optimizer_state, weights = optimizer.next(optimizer_state, weights, direction(slopes, weights))
+            batch = weights, tf.gather(inputs, rows), tf.gather(labels, rows), noise
+            if optimizers.is_plain(settings):  # the loss times the rate: a pass over the weights less
+                slopes, found = gradient(*batch, optimizer.get_hparams(optimizer_state)["learning_rate"])
+                steps = zip(weights, direction(slopes, weights), strict=True)
+                weights = tuple(weight - slope for weight, slope in steps)
+            else:
+                slopes, found = gradient(*batch, 1.0)
+                optimizer_state, weights = optimizer.next(optimizer_state, weights, direction(slopes, weights))
             more = [found.losses, found.hits, found.trained, found.counted]
             totals = tuple(total + tf.reduce_sum(part) for total, part in zip(totals, more, strict=True))
             return order, start + config.client_batch_size, weights, optimizer_state, totals
@@ -186,7 +195,7 @@ def _whole_gradient(gradient, weights: _Tensors, inputs: tf.Tensor, labels: tf.T
 
     def add(start, total, trained):
         rows = slice(start, start + batch_size)
-        slopes, found = gradient(weights, inputs[rows], labels[rows], None)
+        slopes, found = gradient(weights, inputs[rows], labels[rows], None, 1.0)
         share = tf.reduce_sum(found.trained)
         total = tuple(so_far + share * slope for so_far, slope in zip(total, slopes, strict=True))
         return start + batch_size, total, trained + share

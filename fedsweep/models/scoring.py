@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from fedsweep.datasets import PADDING, DataSpec
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """float32, each of the labels' shape, and 0 where it does not apply."""
 
     losses: tf.Tensor  # cross-entropy

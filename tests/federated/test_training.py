@@ -9,9 +9,10 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_process import POPULATION, clients, start
+from tensorflow_federated.python.core.impl.computation import computation_impl
+from test_process import POPULATION, SPEC, clients, start
 
-from fedsweep import datasets, evaluation, models, runtime, schema
+from fedsweep import datasets, evaluation, federated, models, runtime, schema
 from fedsweep.datasets import DataSpec
 from fedsweep.errors import UserError
 from fedsweep.federated import cohort
@@ -98,6 +99,19 @@ def test_a_client_steps_as_its_optimizer_says(config, overrides, make_step):
         trained = running.weights()
     for ours, right in zip(trained, plain(model, received, client, make_step(received)), strict=True):
         np.testing.assert_allclose(ours, right, atol=2e-6)
+
+
+def test_a_batchs_gradient_stays_a_function_of_its_own(config):
+    """In the graph of a loop, which has a cycle, it is chance whether oneDNN gets the gradient of max pooling."""
+    settings = config("model=cnn_small", "encoder=identity")
+    work = federated.form(settings, models.build(settings.model, SPEC)).parts["work"]
+    graph = tf.compat.v1.GraphDef()
+    computation_impl.ConcreteComputation.get_proto(work).tensorflow.graph_def.Unpack(graph)
+    holding = [
+        function for function in graph.library.function if any(node.op == "MaxPoolGrad" for node in function.node_def)
+    ]
+    assert holding and all(function.attr["_noinline"].b for function in holding)
+    assert not any(node.op == "MaxPoolGrad" for node in graph.node)
 
 
 def test_an_update_is_clipped_before_it_is_averaged(config):
