@@ -40,7 +40,7 @@ class Meter:
 
     def bits(self, message: Sequence[tf.Tensor]) -> Mapping[str, int]:
         """Bits of a message, flattened as its type is, by kind."""
-        sizes = [int(tf.size(tensor)) * tensor.dtype.size * 8 for tensor in message]
+        sizes = [tensor.shape.num_elements() * tensor.dtype.size * 8 for tensor in message]
         for place, length in enumerate(self._length):
             if length is not None:
                 sizes[place] = int(message[length])
