@@ -19,9 +19,10 @@ import pytest
 from fedsweep import cli, environment, schema, tracking
 
 environment.configure(schema.MapReduceRuntime("map_reduce", 2))
-# A job in a shell's background ignores interrupts, and so would all that it starts: tests interrupt runs, and TFF its
-# worker.
+# A job in a shell's background ignores interrupts, one under nohup hang-ups, and so would all that it starts: tests
+# send both to runs, and TFF interrupts its worker.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,8 +1,8 @@
 """Encoders: what a tensor looks like on the wire. One file per family, all of them tensor_encoding stages.
 
 `uplink(config)` and `downlink(config)` give the rule that chooses an encoder for each tensor: rotation, sparsifier,
-quantizer, then a lossless code or plain packing (`fedsweep.encoders.tree`). Gather encoders serve the uplink
-(`fedsweep.federated.uplink`), simple encoders the downlink (`fedsweep.federated.downlink`).
+quantizer, then a lossless code or plain packing (`fedsweep.encoders.tree`). Gather encoders serve both directions
+(`fedsweep.federated.uplink`, `fedsweep.federated.downlink`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def downlink(config: schema.Config) -> EncoderRule:
     return _rule("downlink", config.downlink_encoder, config.code.name, schedule=None)
 
 
+# One object for equal encoders, so that a run's plan and its rounds share what is made of it. (What `custom` makes may
+# change under its name.)
+_AS_IT_IS = (IDENTITY, te.encoders.identity())
+_made: dict[tuple[str, tf.TensorSpec], te.core.Encoder] = {}
+
+
 def _rule(group: str, encoder: schema.Encoder, code: str, schedule: schema.Schedule | None) -> EncoderRule:
     """The rule that maps a tensor's spec to (label, encoder); equal labels stand for equal encoders.
 
@@ -60,12 +66,14 @@ def _rule(group: str, encoder: schema.Encoder, code: str, schedule: schema.Sched
 
     def rule(spec: tf.TensorSpec) -> tuple[str, te.core.Encoder]:
         if spec.shape.num_elements() <= encoder.threshold:
-            return IDENTITY, te.encoders.identity()
+            return _AS_IT_IS
         request = _Request(encoder, code, schedule, spec)
         if encoder.name == "custom":
             return f"custom {encoder.maker}", custom.make(group, encoder.maker, spec)
         node = _FAMILIES[encoder.name](request)
-        return (node.label, node.encoder()) if node else (IDENTITY, te.encoders.identity())
+        if node is None:
+            return _AS_IT_IS
+        return node.label, _made.setdefault((node.label, spec), node.encoder())
 
     return rule
 

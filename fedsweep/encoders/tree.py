@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,24 +49,15 @@ class Node:
             child._attach(composer, name)
 
 
-_MADE = 32
-_made: dict[tuple, te.core.GatherEncoder] = {}
-
-
 def gather(label: str, encoder: te.core.Encoder, spec: tf.TensorSpec) -> te.core.GatherEncoder | _AsItIs:
-    """The encoder, of this label, for tensors like `spec`; to be used within the graph that somebody else traces.
+    """The encoder, of this label, for tensors like `spec`; to be used within the graph that somebody else traces."""
+    return _AsItIs() if label == IDENTITY else _gathered(encoder, spec)
 
-    Made once for equal labels, which stand for equal encoders: it takes 0.1 s, and a run's plan needs it, too.
-    """
-    if label == IDENTITY:
-        return _AsItIs()
-    key = (label, spec)
-    if key not in _made:
-        while len(_made) >= _MADE:
-            del _made[next(iter(_made))]
-        with tf.Graph().as_default():  # making it tries it out, which would take a round's arithmetic
-            _made[key] = te.encoders.as_gather_encoder(encoder, spec)
-    return _made[key]
+
+@functools.lru_cache(maxsize=128)  # it takes 0.1 s, and a run's plan needs the same ones as its rounds
+def _gathered(encoder: te.core.Encoder, spec: tf.TensorSpec) -> te.core.GatherEncoder:
+    with tf.Graph().as_default():  # making it tries it out, which would take a round's arithmetic
+        return te.encoders.as_gather_encoder(encoder, spec)
 
 
 class _AsItIs:

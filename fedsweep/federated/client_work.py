@@ -60,16 +60,20 @@ def training(model: Model, config: schema.Config) -> Callable:
     weight_specs = tuple(weight.spec for weight in model.weights)
     optimizer = optimizers.client(settings)
     mime = isinstance(settings, schema.MimeLite)
+    # The rate multiplies the loss instead of each gradient, which saves a pass over the weights. Not with a Keras
+    # model, in which a gradient may be somebody's own and need not be linear.
+    plain = _only_masks(settings) and config.model.name != "keras"
 
-    # A function that stays one: inlined into the loop, whose graph has a cycle, it is chance, anew each time that the
-    # graph is loaded, whether oneDNN gets the gradient of max pooling, and TensorFlow's own takes six times as long.
+    # Not inlined: the loop's own graph has a cycle, in which oneDNN's pass comes to max pooling before its gradient by
+    # chance alone, anew each time that the graph is loaded. TensorFlow's own gradient takes six times as long.
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def gradient(weights: _Tensors, inputs: tf.Tensor, labels: tf.Tensor, noise: tf.Tensor | None, times: tf.Tensor):
+    def gradient(weights: _Tensors, inputs: tf.Tensor, labels: tf.Tensor, noise: tf.Tensor | None, rate=1.0):
         with tf.GradientTape() as tape:
             tape.watch(weights)
             found = scoring.score(spec, model.logits(weights, inputs, noise), labels)
             loss = scoring.mean_loss(spec, found)
-        slopes = tape.gradient(loss, weights, times, tf.UnconnectedGradients.ZERO)
+        zero = tf.UnconnectedGradients.ZERO
+        slopes = tape.gradient(loss, weights, output_gradients=rate, unconnected_gradients=zero)
         return tuple(map(tf.convert_to_tensor, slopes)), found  # an embedding's come by rows
 
     def train(received, data):
@@ -77,18 +81,20 @@ def training(model: Model, config: schema.Config) -> Callable:
         examples = tf.shape(labels)[0]
         initial, beside = tuple(received.trainable), tuple(received.non_trainable)
         direction = _direction(settings, initial, beside)
+        rate = settings.client_lr
+        if settings.changes("client"):
+            rate *= optimizers.factor(config, "client", data["round"])
 
         def train_on_batch(epoch_noise, order, start, weights, optimizer_state, totals):
             rows = order[start : start + config.client_batch_size]
             noise = randomness.fold_in(epoch_noise, start)
-            batch = weights, tf.gather(inputs, rows), tf.gather(labels, rows), noise
-            if optimizers.is_plain(settings):  # the loss times the rate: a pass over the weights less
-                slopes, found = gradient(*batch, optimizer.get_hparams(optimizer_state)["learning_rate"])
-                steps = zip(weights, direction(slopes, weights), strict=True)
-                weights = tuple(weight - slope for weight, slope in steps)
+            batch = (tf.gather(inputs, rows), tf.gather(labels, rows), noise)
+            slopes, found = gradient(weights, *batch, rate if plain else 1.0)
+            downhill = direction(slopes, weights)
+            if plain:
+                weights = tuple(weight - step for weight, step in zip(weights, downhill, strict=True))
             else:
-                slopes, found = gradient(*batch, 1.0)
-                optimizer_state, weights = optimizer.next(optimizer_state, weights, direction(slopes, weights))
+                optimizer_state, weights = optimizer.next(optimizer_state, weights, downhill)
             more = [found.losses, found.hits, found.trained, found.counted]
             totals = tuple(total + tf.reduce_sum(part) for total, part in zip(totals, more, strict=True))
             return order, start + config.client_batch_size, weights, optimizer_state, totals
@@ -108,7 +114,6 @@ def training(model: Model, config: schema.Config) -> Callable:
 
         optimizer_state = optimizer.initialize(weight_specs)
         if settings.changes("client"):
-            rate = settings.client_lr * optimizers.factor(config, "client", data["round"])
             changed = {**optimizer.get_hparams(optimizer_state), "learning_rate": rate}
             optimizer_state = optimizer.set_hparams(optimizer_state, changed)
         start = (0, initial, optimizer_state, (0.0,) * 4)
@@ -162,10 +167,19 @@ def process(
     return tff.learning.templates.ClientWorkProcess(initialize, next_fn)
 
 
+def _only_masks(settings: schema.Optimizer) -> bool:
+    """Whether `_direction` does nothing to a gradient but mask it, and the optimizer only multiplies it by the rate."""
+    more = (settings.client_momentum, settings.client_clip, settings.client_weight_decay)
+    return not any(more) and not isinstance(settings, schema.Proximal | schema.MimeLite)
+
+
 def _direction(
     settings: schema.Optimizer, initial: _Tensors, beside: _Tensors
 ) -> Callable[[_Tensors, _Tensors], _Tensors]:
-    """The function from (a batch's gradient, weights) to what the client's optimizer descends along."""
+    """The function from (a batch's gradient, weights) to what the client's optimizer descends along.
+
+    Where `_only_masks` holds, the gradient may come times the rate, and so does the direction.
+    """
 
     def combine(*parts: tuple[float, _Tensors]) -> _Tensors:
         return tuple(
@@ -195,7 +209,7 @@ def _whole_gradient(gradient, weights: _Tensors, inputs: tf.Tensor, labels: tf.T
 
     def add(start, total, trained):
         rows = slice(start, start + batch_size)
-        slopes, found = gradient(weights, inputs[rows], labels[rows], None, 1.0)
+        slopes, found = gradient(weights, inputs[rows], labels[rows], None)
         share = tf.reduce_sum(found.trained)
         total = tuple(so_far + share * slope for so_far, slope in zip(total, slopes, strict=True))
         return start + batch_size, total, trained + share

@@ -1,4 +1,4 @@
-"""What a message says about itself: the bits of its lossless codes, and the widths that its schedules chose."""
+"""What a message says about itself: its tensors' bits, those of its lossless codes, the widths its schedules chose."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from fedsweep.encoders.codes.stage import LENGTH, SYMBOLS
 from fedsweep.encoders.levels import ScheduledLevelsStage
 
 EncodedTensor = Mapping[str, tf.Tensor]  # te's name of a part -> the part
+
+
+def plain_bits(structure) -> int:
+    """Bits of all tensors in it as they are, from their shapes alone: `tf.size` would make a tensor for each."""
+    return sum(t.shape.num_elements() * t.dtype.size * 8 for t in tf.nest.flatten(structure))
 
 
 def bits(message: Sequence[EncodedTensor]) -> tf.Tensor:

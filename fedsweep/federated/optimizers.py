@@ -17,12 +17,6 @@ def client(config: schema.Optimizer) -> tff.learning.optimizers.Optimizer:
     return tff.learning.optimizers.build_sgdm(config.client_lr, config.client_momentum or None)
 
 
-def is_plain(config: schema.Optimizer) -> bool:
-    """Whether a client's step is its gradient times the rate, which commutes with a mask and nothing else."""
-    more = (config.client_momentum, config.client_clip, config.client_weight_decay)
-    return not any(more) and not isinstance(config, schema.Proximal | schema.MimeLite)
-
-
 def server(config: schema.Config) -> tff.learning.optimizers.Optimizer:
     """FedAvg: SGD; FedAvgM: with momentum; FedAdam, FedYogi, FedAdagrad. The mean update stands for the gradient."""
     optimizer, build = config.optimizer, tff.learning.optimizers

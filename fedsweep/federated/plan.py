@@ -7,6 +7,7 @@ holds the two against each other.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,30 +172,20 @@ class _Sizes(NamedTuple):
     coded: bool  # whether a lossless code's bits come on top
 
 
-_known: dict[tuple[str, tuple[int, ...]], _Sizes] = {}
-
-
+@functools.lru_cache(maxsize=128)  # tracing a quantizer takes 0.1 s
 def _sizes(label: str, shape: tuple[int, ...], encoder: te.core.Encoder) -> _Sizes:
-    """Measured once for equal labels, which stand for equal encoders: tracing a quantizer takes 0.1 s."""
-    key = (label, shape)
-    if key not in _known:
-        gathered = tree.gather(label, encoder, tf.TensorSpec(shape, tf.float32))
-        with tf.Graph().as_default():  # no arithmetic
-            parameters = gathered.get_params(gathered.initial_state())
-            encoded, told = gathered.encode(tf.zeros(shape), parameters[0])
-        fixed, coded = _fixed_bits(encoded)
-        _known[key] = _Sizes(*map(_bits, parameters), fixed, _bits(told), coded)
-    return _known[key]
+    gathered = tree.gather(label, encoder, tf.TensorSpec(shape, tf.float32))
+    with tf.Graph().as_default():  # no arithmetic
+        parameters = gathered.get_params(gathered.initial_state())
+        encoded, told = gathered.encode(tf.zeros(shape), parameters[0])
+    fixed, has_codes = _fixed_bits(encoded)
+    return _Sizes(*map(coded.plain_bits, parameters), fixed, coded.plain_bits(told), has_codes)
 
 
 def _fixed_bits(encoded: coded.EncodedTensor) -> tuple[int, bool]:
     """(bits of an encoded tensor but for its lossless codes' bytes, whether there are such codes)"""
     fixed = [tensor for key, tensor in encoded.items() if not coded.is_symbols(key)]
-    return _bits(fixed), len(fixed) < len(encoded)
-
-
-def _bits(structure) -> int:
-    return sum(t.shape.num_elements() * t.dtype.size * 8 for t in tf.nest.flatten(structure))
+    return coded.plain_bits(fixed), len(fixed) < len(encoded)
 
 
 def notes(config: schema.Config, plan: Plan) -> list[str]:

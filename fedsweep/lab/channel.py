@@ -98,7 +98,7 @@ def _bits_of(message: coded.EncodedTensor, *more) -> int:
     """As `federated.plan` counts, and the lossless codes' bits. `more`: parameters that clients return because decoding
     needs them before the sum, and what clients tell for the encoder's state."""
     sent = [tensor for key, tensor in message.items() if not coded.is_symbols(key)]
-    return int(coded.bits([message])) + sum(int(tf.size(t)) * t.dtype.size * 8 for t in tf.nest.flatten((sent, more)))
+    return int(coded.bits([message])) + coded.plain_bits((sent, more))
 
 
 def _traced(function: Callable, *arguments) -> tf.types.experimental.ConcreteFunction:

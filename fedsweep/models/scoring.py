@@ -10,7 +10,7 @@ from fedsweep.datasets import PADDING, DataSpec
 
 
 class Score(NamedTuple):
-    """float32, each of the labels' shape, and 0 where it does not apply."""
+    """float32, each of the labels' shape, and 0 where it does not apply. (A tuple may leave a `tf.function`.)"""
 
     losses: tf.Tensor  # cross-entropy
     trained: tf.Tensor  # 1 where the label is trained on: everywhere but at padding

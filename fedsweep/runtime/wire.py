@@ -17,6 +17,7 @@ import tensorflow_federated as tff
 
 from fedsweep.encoders.codes import CODES
 from fedsweep.encoders.codes.stage import LENGTH, SYMBOLS
+from fedsweep.federated import coded
 from fedsweep.runtime import types
 
 # What each tensor of a message is for, by the names that the process gives its parts (`federated.uplink`,
@@ -40,7 +41,7 @@ class Meter:
 
     def bits(self, message: Sequence[tf.Tensor]) -> Mapping[str, int]:
         """Bits of a message, flattened as its type is, by kind."""
-        sizes = [tensor.shape.num_elements() * tensor.dtype.size * 8 for tensor in message]
+        sizes = [coded.plain_bits(tensor) for tensor in message]
         for place, length in enumerate(self._length):
             if length is not None:
                 sizes[place] = int(message[length])

@@ -13,8 +13,9 @@ from channel import bits_of, channel, nmse, normal, rule
 from tensorflow_model_optimization.python.core.internal import tensor_encoding as te
 
 from fedsweep import encoders, schema
-from fedsweep.encoders import levels, randomness
+from fedsweep.encoders import levels, randomness, tree
 from fedsweep.errors import UserError
+from fedsweep.federated import coded
 
 
 def size(shape):
@@ -369,6 +370,22 @@ def test_an_encoder_of_ones_own_is_named_by_its_function(config):
             rule(config, "encoder=custom", f"encoder.maker={maker}")(spec)
         with pytest.raises(UserError, match=r"downlink\.maker="):
             encoders.downlink(config("downlink=custom", f"downlink.maker={maker}", "downlink.threshold=0"))(spec)
+
+
+def test_equal_encoders_are_one_and_what_others_make_is_asked_for_anew(config):
+    """A gather encoder is made once for a plan and its rounds; a label alone, which anybody may choose, does not find
+    it."""
+    spec = tf.TensorSpec([100], tf.float32)
+    four, again, eight = (rule(config, f"encoder.bits={bits}", "encoder.packing=dense")(spec) for bits in (4, 4, 8))
+    assert tree.gather(*four, spec) is tree.gather(*again, spec)
+    sent = []
+    for _, encoder in (four, eight):
+        gathered = tree.gather("mine", encoder, spec)
+        encoded, _ = gathered.encode(tf.zeros([100]), gathered.get_params(())[0])
+        sent.append(coded.plain_bits(encoded))
+    assert sent == [64 + 13 * 32, 64 + 25 * 32]
+    own = [rule(config, "encoder=custom")(spec)[1] for _ in range(2)]
+    assert own[0] is not own[1]
 
 
 def test_a_code_refuses_a_tensor_whose_bits_it_could_not_count(config):

@@ -9,15 +9,16 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_federated.python.core.impl.computation import computation_impl
+import tensorflow_federated as tff
 from test_process import POPULATION, SPEC, clients, start
 
 from fedsweep import datasets, evaluation, federated, models, runtime, schema
 from fedsweep.datasets import DataSpec
 from fedsweep.errors import UserError
-from fedsweep.federated import cohort
+from fedsweep.federated import client_work, cohort
 from fedsweep.federated import plan as planning
 from fedsweep.federated.cohort import ClientData
+from fedsweep.runtime.graphs import as_function
 
 SMALL = ["encoder=identity", "model=logistic_regression", "optimizer.client_lr=0.3"]
 
@@ -73,6 +74,7 @@ def momentum_step(rate, decay):
 @pytest.mark.parametrize(
     ("overrides", "make_step"),
     [
+        ([], lambda start: lambda w, g: [a - 0.3 * b for a, b in zip(w, g, strict=True)]),
         (["optimizer.client_momentum=0.9"], lambda start: momentum_step(0.3, 0.9)),
         (
             ["optimizer.client_weight_decay=0.1"],
@@ -87,7 +89,7 @@ def momentum_step(rate, decay):
             lambda start: lambda w, g: [a - 0.3 * (b + 0.5 * (a - s)) for a, b, s in zip(w, g, start, strict=True)],
         ),
     ],
-    ids=["momentum", "weight decay", "clip", "fedprox"],
+    ids=["plain", "momentum", "weight decay", "clip", "fedprox"],
 )
 def test_a_client_steps_as_its_optimizer_says(config, overrides, make_step):
     checked = config(*SMALL, *overrides, "optimizer.client_lr=0.3", "client_epochs=2", "client_batch_size=4")
@@ -105,13 +107,27 @@ def test_a_batchs_gradient_stays_a_function_of_its_own(config):
     """In the graph of a loop, which has a cycle, it is chance whether oneDNN gets the gradient of max pooling."""
     settings = config("model=cnn_small", "encoder=identity")
     work = federated.form(settings, models.build(settings.model, SPEC)).parts["work"]
-    graph = tf.compat.v1.GraphDef()
-    computation_impl.ConcreteComputation.get_proto(work).tensorflow.graph_def.Unpack(graph)
-    holding = [
-        function for function in graph.library.function if any(node.op == "MaxPoolGrad" for node in function.node_def)
-    ]
-    assert holding and all(function.attr["_noinline"].b for function in holding)
-    assert not any(node.op == "MaxPoolGrad" for node in graph.node)
+    functions = as_function(work).graph.as_graph_def().library.function
+    holding = [each for each in functions if any(node.op == "MaxPoolGrad" for node in each.node_def)]
+    assert holding
+    for each in holding:
+        assert each.attr["_noinline"].b
+        assert any(node.op == "MaxPool" for node in each.node_def)
+
+
+def test_a_masked_client_steps_along_the_masked_gradient(config):
+    """Federated dropout: one batch of all examples, every weight tensor with a mask."""
+    settings = config(*SMALL, "client_batch_size=100", "optimizer.client_lr=0.3")
+    model = models.build(settings.model, SPEC)
+    (client,) = clients([10])
+    received = [tf.constant(tensor) for tensor in model.initial_weights(1)]
+    masks = [tf.cast(tf.random.stateless_uniform(w.shape, (1, k)) < 0.5, tf.float32) for k, w in enumerate(received)]
+    data = {"inputs": client.inputs, "labels": client.labels, "seed": tf.constant(client.seed), "round": tf.constant(1)}
+    weights = tff.learning.models.ModelWeights(tuple(received), tuple(masks))
+    update, _, _ = tf.function(client_work.training(model, settings), autograph=False)(weights, data)
+    gradient = slope(model, received, client.inputs, client.labels)
+    for ours, mask, right in zip(update, masks, gradient, strict=True):
+        np.testing.assert_allclose(ours, 0.3 * mask.numpy() * right, atol=2e-6)
 
 
 def test_an_update_is_clipped_before_it_is_averaged(config):
