@@ -13,7 +13,6 @@ environments.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import signal
 import statistics
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import startup
-from conductor import ROOT, RUN, TEN, compare, fedsweep, own, peer, ratio
+from conductor import ROOT, RUN, TEN, compare, fedsweep, machine, own, peer, ratio
 from rich.console import Console
 from rich.table import Table
 
@@ -414,7 +413,6 @@ def _head() -> str:
 
     from fedsweep import environment
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = [f"{package} {importlib.metadata.version(package)}" for package in environment.PACKAGES]
     pinned = {path.stem: path for path in sorted((ROOT / "benchmarks" / "peers").glob("*.txt"))}
     for name, packages in {"pfl": ("torch", "pfl"), "flower": ("flwr", "ray"), "fedjax": ("fedjax", "jax")}.items():
@@ -423,9 +421,8 @@ def _head() -> str:
             versions += [line for line in lines if line.split(" ")[0] in packages]
     return (
         "# Benchmarks\n\n"
-        f"`make bench`, {datetime.date.today().isoformat()}, commit {environment.git_commit()}; {environment.cpu()},"
-        f" {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, shared with others: compare ratios, which are"
-        f" medians within turns, and not seconds.\n\n{', '.join(dict.fromkeys(versions))}\n"
+        f"`make bench`, {machine()}: compare ratios, which are medians within turns, and not seconds.\n\n"
+        f"{', '.join(dict.fromkeys(versions))}\n"
     )
 
 

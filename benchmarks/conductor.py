@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import os
 import select
 import shlex
 import statistics
@@ -44,6 +46,17 @@ def peer(name: str, environment: str, folder: Path, *arguments: str) -> Command 
     if not (place / ".complete").exists():
         return None
     return [place / "bin" / "python", PEERS / f"{name}_fedavg.py", "--folder", folder, *arguments]
+
+
+def machine() -> str:
+    """When, what and where, for the head of a report."""
+    from fedsweep import environment
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{datetime.date.today().isoformat()}, commit {environment.git_commit()}; {environment.cpu()},"
+        f" {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, shared with others"
+    )
 
 
 @dataclass(frozen=True)

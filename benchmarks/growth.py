@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from conductor import ROOT, RUN, TEN, compare, fedsweep
+from conductor import ROOT, RUN, TEN, compare, fedsweep, machine
 
 CLIENTS = (10, 30, 100, 300)
 PARAMETERS = (200_000, 600_000, 2_000_000, 6_000_000, 10_000_000)
@@ -167,7 +167,7 @@ def main() -> None:
         grown.append(rounds("bits an element", columns, arguments.turns, say))
         say("trials")
         grown.append(trials(folder, say))
-    text = table(grown)
+    text = f"`make growth`, {machine()}\n\n{table(grown)}"
     say(text)
     about = " ".join(__doc__.split("\n\n", 2)[2].split())
     out = arguments.out
