@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedsweep import interrupts
 from fedsweep.errors import UserError
 
 
@@ -35,7 +36,8 @@ def one_line_errors() -> Iterator[None]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines of its own
     try:
-        yield
+        with _interrupts_as_such():
+            yield
     except KeyboardInterrupt:
         print("fedsweep: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -50,6 +52,16 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"fedsweep: {error}; name one of the group's choices", file=sys.stderr)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _interrupts_as_such() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if interrupts.behind(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def refuse_chdir(hydra_config: DictConfig) -> None:

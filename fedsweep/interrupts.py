@@ -1,6 +1,7 @@
 """Signals that end a run.
 
-That one has come is remembered: the exception may come out of a library's C code as another (a SystemError, say).
+That one has come to this process is remembered: the exception may come out of a library's C code as another (a
+SystemError, say).
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ def handle(*kinds: signal.Signals) -> None:
         signal.signal(kind, _raise)
 
 
-def came() -> bool:
-    """Whether such a signal has come to this process."""
-    return _came
+def behind(error: BaseException | None) -> bool:
+    """Whether one is behind the error: one that comes while a lock is released ends as an error of the lock's, say."""
+    if _came:
+        return True
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _raise(*_) -> None:

@@ -142,7 +142,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.status = "diverged" if isinstance(stopped, _Diverged) else "pruned"
             result.error = str(stopped)
         except BaseException as error:
-            if _by_signal(error):
+            if interrupts.behind(error):
                 result.status, result.error = "interrupted", "interrupted by a signal"
                 raise KeyboardInterrupt from error
             result.status = "failed"
@@ -157,15 +157,6 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
                 if tracker:
                     tracker.finish(result.status)
     return result.as_dict()
-
-
-def _by_signal(error: BaseException | None) -> bool:
-    """Whether an interrupt is behind it: one that comes while a lock is released ends as an error of the lock's."""
-    if interrupts.came():
-        return True
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 def _columns(config: schema.Config, dataset: datasets.FederatedDataset) -> list[str]:

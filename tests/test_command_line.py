@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from fedsweep import schema
+from fedsweep import cli, schema
 
 FAST = ("tracker=csv", "rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000")
 
@@ -188,6 +188,15 @@ def test_runs_started_together_in_a_fresh_folder_do_not_disturb_each_other(fedsw
     pair = [subprocess.Popen(command, cwd=fedsweep.folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [(run.communicate()[1], run.returncode) for run in pair] == [("", 0), ("", 0)]
     assert len(list(fedsweep.folder.glob("multirun_outputs/runs/*/result.json"))) == 2
+
+
+def test_an_interrupt_that_ends_as_another_error_is_one_line_all_the_same(capsys):
+    with pytest.raises(SystemExit) as ended, cli.one_line_errors(), cli.one_line_errors():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+    assert (ended.value.code, capsys.readouterr().err) == (130, "fedsweep: interrupted\n")
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
