@@ -13,6 +13,7 @@ environments.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import statistics
@@ -364,16 +365,21 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="measured turns, after those that warm up")
     parser.add_argument("--out", type=Path, help="the report; left out: benchmarks/results.md, and none with --only")
     arguments = parser.parse_args()
-    parts = list(dict.fromkeys(filter(None, (arguments.only or ",".join(PARTS)).split(","))))
+    parts = list(
+        dict.fromkeys(filter(None, (",".join(PARTS) if arguments.only is None else arguments.only).split(",")))
+    )
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--only {', '.join(unknown)}: no such part; choose from {', '.join(PARTS)}")
     if not parts:
         parser.error(f"--only {arguments.only}: names no part; choose from {', '.join(PARTS)}")
     if arguments.turns < 1:
         parser.error(f"--turns {arguments.turns}: must be at least 1")
-    out = arguments.out or (None if arguments.only else ROOT / "benchmarks" / "results.md")
-    if out and (out.is_dir() or not out.parent.is_dir()):
-        parser.error(f"--out {out}: must be a file in a folder that is there")
+    out = arguments.out or (ROOT / "benchmarks" / "results.md" if arguments.only is None else None)
+    try:
+        with out.open("a") if out else contextlib.nullcontext():
+            pass
+    except OSError as error:
+        parser.error(f"--out {out}: {error.strerror}; name a file in a folder that is there")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the columns, too
     shared = ROOT.parent / "shared" / "data"
     if shared.is_dir():
@@ -430,4 +436,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -68,18 +68,24 @@ def _fedsweep(folder: Path, cache: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "fedsweep", *arguments]
     data = str(platformdirs.user_cache_path("fedsweep"))  # where downloaded data lies, which is no part of a start
     environment = {"FEDSWEEP_DATA": data, **os.environ, "XDG_CACHE_HOME": str(cache)}
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    # In a session of its own, where Ctrl-C does not reach it: `_watch` ends it.
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def _watch(process: subprocess.Popen, folder: Path) -> None:
     """Notes when each run's first round was written, until the process ends."""
-    while process.poll() is None:
-        for rounds in folder.rglob("rounds.csv"):
-            note = rounds.with_name("first_round")
-            with contextlib.suppress(OSError):
-                if not note.exists() and rounds.read_text().count("\n") > 1:
-                    note.write_text(str(rounds.stat().st_mtime))
-        time.sleep(0.01)
+    try:
+        while process.poll() is None:
+            for rounds in folder.rglob("rounds.csv"):
+                note = rounds.with_name("first_round")
+                with contextlib.suppress(OSError):
+                    if not note.exists() and rounds.read_text().count("\n") > 1:
+                        note.write_text(str(rounds.stat().st_mtime))
+            time.sleep(0.01)
+    finally:  # interrupted: it ends its workers and closes its runs before its folder goes
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
     if process.returncode:
         sys.exit(f"fedsweep ended with status {process.returncode}")
 

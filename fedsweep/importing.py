@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,7 @@ from fedsweep.errors import UserError
 
 
 def function(key: str, name: str) -> Callable:
-    """The function that the configuration's `key` names; raises UserError if there is none."""
+    """The function of one argument that the configuration's `key` names; raises UserError if there is none."""
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -26,6 +27,11 @@ def function(key: str, name: str) -> Callable:
         raise UserError(f"{key}={name}: {error}; name a function that can be imported") from error
     if not callable(found):
         raise UserError(f"{key}={name}: is no function; name one")
+    with contextlib.suppress(ValueError):  # some of C's do not say what they take
+        try:
+            inspect.signature(found).bind(None)
+        except TypeError as error:
+            raise UserError(f"{key}={name}: {error}; it is called with one argument, a spec") from error
     return found
 
 

@@ -507,6 +507,10 @@ class _Ten(tf.keras.layers.Layer):
         return inputs[:, :10]
 
 
+def _of_nothing():
+    return _narrow(None)
+
+
 def _narrow(spec):
     return tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)])
 
@@ -521,6 +525,7 @@ def _narrow(spec):
         (f"{__name__}:_dropout", "draws while it trains"),
         (":f", "Empty module name"),
         (f"{__name__}:_weightless", "has no weights to train"),
+        (f"{__name__}:_of_nothing", "it is called with one argument"),
         (f"{__name__}:_narrow", "where logits .* belong"),
     ],
 )
