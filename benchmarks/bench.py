@@ -13,7 +13,6 @@ environments.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import statistics
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import startup
-from conductor import ROOT, RUN, TEN, compare, fedsweep, machine, own, peer, ratio
+from conductor import ROOT, RUN, TEN, compare, fedsweep, is_made, machine, own, peer, ratio
 from rich.console import Console
 from rich.table import Table
 
@@ -358,6 +357,9 @@ def evaluation(bench: Bench) -> None:
 
 PARTS = {part.__name__: part for part in (rounds, clients, models, encoders, widths, starting, sweeps, evaluation)}
 
+# The environments of peers, and the packages in them whose versions a report names.
+_SHOWN = {"pfl": ("torch", "pfl"), "flower": ("flwr", "ray"), "fedjax": ("fedjax", "jax")}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -365,9 +367,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="measured turns, after those that warm up")
     parser.add_argument("--out", type=Path, help="the report; left out: benchmarks/results.md, and none with --only")
     arguments = parser.parse_args()
-    parts = list(
-        dict.fromkeys(filter(None, (",".join(PARTS) if arguments.only is None else arguments.only).split(",")))
-    )
+    named = PARTS if arguments.only is None else filter(None, arguments.only.split(","))
+    parts = list(dict.fromkeys(named))
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--only {', '.join(unknown)}: no such part; choose from {', '.join(PARTS)}")
     if not parts:
@@ -375,11 +376,11 @@ def main() -> None:
     if arguments.turns < 1:
         parser.error(f"--turns {arguments.turns}: must be at least 1")
     out = arguments.out or (ROOT / "benchmarks" / "results.md" if arguments.only is None else None)
-    try:
-        with out.open("a") if out else contextlib.nullcontext():
-            pass
-    except OSError as error:
-        parser.error(f"--out {out}: {error.strerror}; name a file in a folder that is there")
+    if out:
+        try:
+            out.open("a").close()
+        except OSError as error:
+            parser.error(f"--out {out}: {error.strerror}; name a file in a folder that is there")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the columns, too
     shared = ROOT.parent / "shared" / "data"
     if shared.is_dir():
@@ -402,7 +403,7 @@ def main() -> None:
 
 
 def _absent_peers() -> str:
-    absent = [name for name in ("pfl", "flower", "fedjax") if not (ROOT / ".peers" / name / ".complete").exists()]
+    absent = [name for name in _SHOWN if not is_made(name)]
     return f"Left out, with their targets: {', '.join(absent)} (make bench-peers makes them)" if absent else ""
 
 
@@ -421,8 +422,8 @@ def _head() -> str:
 
     versions = [f"{package} {importlib.metadata.version(package)}" for package in environment.PACKAGES]
     pinned = {path.stem: path for path in sorted((ROOT / "benchmarks" / "peers").glob("*.txt"))}
-    for name, packages in {"pfl": ("torch", "pfl"), "flower": ("flwr", "ray"), "fedjax": ("fedjax", "jax")}.items():
-        if (ROOT / ".peers" / name / ".complete").exists():
+    for name, packages in _SHOWN.items():
+        if is_made(name):
             lines = [line.strip().replace("==", " ") for line in pinned[name].read_text().splitlines()]
             versions += [line for line in lines if line.split(" ")[0] in packages]
     return (

@@ -42,10 +42,15 @@ def own(name: str, folder: Path, *arguments: str) -> Command:
 
 def peer(name: str, environment: str, folder: Path, *arguments: str) -> Command | None:
     """A baseline in its own environment; None where `make bench-peers` has not made that."""
-    place = ROOT / ".peers" / environment
-    if not (place / ".complete").exists():
+    if not is_made(environment):
         return None
-    return [place / "bin" / "python", PEERS / f"{name}_fedavg.py", "--folder", folder, *arguments]
+    python = ROOT / ".peers" / environment / "bin" / "python"
+    return [python, PEERS / f"{name}_fedavg.py", "--folder", folder, *arguments]
+
+
+def is_made(environment: str) -> bool:
+    """Whether `make bench-peers` has made a peer's environment."""
+    return (ROOT / ".peers" / environment / ".complete").exists()
 
 
 def machine() -> str:
