@@ -7,6 +7,14 @@ class UserError(Exception):
     exit_status = 1
 
 
+class DamagedFile(UserError):
+    """A file is not what was written, or not of the format that belongs there."""
+
+    def __init__(self, path: object, what: str, right: str):
+        """One line: the file, `what` is wrong with it, and what would be `right` (to write there, or to do)."""
+        super().__init__(f"{path}: {what}; {right}")
+
+
 class SweepFailed(UserError):
     """Too many trials of a sweep failed, or it lost the means to run them."""
 
