@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -13,8 +14,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import interrupts
-from fedsweep.errors import UserError
+from fedsweep import interrupts, streams
+from fedsweep.errors import NotWritten, UserError
 
 
 def config_folder() -> str:
@@ -36,14 +37,14 @@ def one_line_errors() -> Iterator[None]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines of its own
     try:
+        streams.guard()
         with _interrupts_as_such():
             yield
     except KeyboardInterrupt:
         print("fedsweep: interrupted", file=sys.stderr)
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        names_a_file = not isinstance(error, OSError) or error.filename or isinstance(error, HydraException)
-        if _TRACEBACKS or not names_a_file:
+        if _TRACEBACKS:
             raise
         print(f"fedsweep: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 1))
@@ -77,10 +78,39 @@ def refuse_subdir(hydra_config: DictConfig) -> None:
         raise UserError(f"hydra.sweep.subdir={subdir}: must stay ${{hydra.job.num}}, the trial's number")
 
 
+_ROOM = {
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "its disk is mounted to be read only",
+}
+
+
+def _one_line_of_a_file(error: OSError) -> str:
+    """The file, if the error knows it, what is wrong with it, and what helps."""
+    parts = [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
+    if error.errno in _ROOM:
+        parts.append(_ROOM[error.errno])
+    elif error.filename and _is_output(str(error.filename)):
+        parts.append("hydra.run.dir or hydra.sweep.dir names the output folder")
+    if isinstance(error, NotWritten) and {"-m", "--multirun"} & set(sys.argv):
+        parts.append("then sweep.resume=latest goes on")
+    return "; ".join(parts)
+
+
+def _is_output(name: str) -> bool:
+    """Whether the path lies in an output folder, or above one that could not be made."""
+    keys = ("hydra.run.dir=", "hydra.sweep.dir=")
+    folders = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(keys)]
+    path = Path(name).absolute()
+    places = [Path(folder).absolute() for folder in (*folders, "multirun_outputs")]
+    return any(path.is_relative_to(place) or place.is_relative_to(path) for place in places)
+
+
 def one_line(error: Exception) -> str:
     """An error's own words in one line, without what only repeats or decorates them."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; hydra.run.dir or hydra.sweep.dir names the output folder"
+    if isinstance(error, OSError) and error.strerror:
+        return _one_line_of_a_file(error)
     if isinstance(error, MissingConfigException) and error.options:
         return f"{error.missing_cfg_file}: no such choice; choose one of {', '.join(error.options)}"
     if unknown := re.match(r"Could not override '(.+?)'", str(error)):

@@ -51,8 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="such as dataset=digits dataset.alpha=0.1 seed=3")
     parser.add_argument("--out", type=Path, help=f"folder for {', '.join(FILES)}")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="read the labels of N clients (1000)")
-    options = parser.parse_args(arguments)
     with cli.one_line_errors():
+        options = parser.parse_args(arguments)
         if options.most < 1:
             raise UserError(f"--most {options.most}: must be at least 1")
         with hydra.initialize_config_dir(cli.config_folder(), version_base="1.3"):

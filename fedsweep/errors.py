@@ -1,5 +1,7 @@
 """The exceptions that are meant for people: one line that names the key or file and what would be right."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Bad input or a bad surrounding (file, folder, server): shown as one line, no traceback."""
@@ -12,7 +14,12 @@ class DamagedFile(UserError):
 
     def __init__(self, path: object, what: str, right: str):
         """One line: the file, `what` is wrong with it, and what would be `right` (to write there, or to do)."""
+        self.path, self.what = Path(str(path)), what
         super().__init__(f"{path}: {what}; {right}")
+
+
+class NotWritten(OSError):
+    """A file could not be written: a full disk, say. Its `filename` is set. The run can go on when there is room."""
 
 
 class SweepFailed(UserError):

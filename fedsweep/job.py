@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from fedsweep import environment, importing, schema
-from fedsweep.errors import UserError
+from fedsweep.errors import NotWritten, UserError
 from fedsweep.files import refuse_used
 from fedsweep.progress import Progress, RunProgress
 from fedsweep.sweep import table
@@ -60,7 +60,11 @@ def run_launched(config: schema.Config, overrides: list[str], folder: str, sweep
 
 
 def run_trial(run: Run, progress: Progress) -> dict:
-    """A run of a sweep: what goes wrong is recorded in its folder, and the sweep goes on."""
+    """A run of a sweep: what goes wrong is recorded in its folder, and the sweep goes on.
+
+    Raises:
+      NotWritten: the folder cannot be written; neither can those of the other runs.
+    """
     environment.configure(run.config.runtime)
     with importing.quickly():
         from fedsweep import trial
@@ -71,6 +75,8 @@ def run_trial(run: Run, progress: Progress) -> dict:
             run.sweep.name, record.mlflow_run_id, run.trial, run.replicate, run.point, _pruner(run, record)
         )
         return trial.run(run.config, run.folder, run.title, progress, place)
+    except NotWritten:  # no fault of the run's: it goes on when the disk has room
+        raise
     except Exception as error:
         result = record_failure(run.folder, " ".join(traceback.format_exception_only(error)[-1].split()))
         with contextlib.suppress(OSError):  # a full disk, say: the result is what counts

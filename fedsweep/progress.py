@@ -25,6 +25,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """A line that stays."""
 
+    def warn(self, line: str) -> None:
+        """A line that stays, and that the terminal of a run's sweep shows, too."""
+
     def go_on(self, rounds: int) -> None:
         """So many rounds were there before: the run was cut off and goes on."""
 
@@ -61,6 +64,9 @@ class RunProgress(Progress):
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        self.say(f"{self._title}: {line}")
 
     def go_on(self, rounds: int) -> None:
         self._before = rounds

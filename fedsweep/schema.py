@@ -871,3 +871,11 @@ def check_cohort(config: Config, clients: int) -> None:
             f"clients_per_round={config.clients_per_round}: the data set {config.dataset.name} has {clients} clients;"
             f" choose at most {clients}"
         )
+
+
+def comparable(config: Config) -> dict:
+    """The configuration as plain data, without what changes no result."""
+    found = dataclasses.asdict(config)
+    for key in ("tracker", "sweep", "checkpoint_every", "replicates"):
+        del found[key]
+    return found | {"runtime": {"name": config.runtime.name}}

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsweep import datasets, environment, evaluation, interrupts, models, runtime, schema, tracking
-from fedsweep.errors import UserError
+from fedsweep.errors import DamagedFile, NotWritten, UserError
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
 from fedsweep.progress import Progress
 from fedsweep.pruning import DominancePruner, Pruned
 from fedsweep.runtime import checkpoint
-from fedsweep.tracking.run_folder import CLIENT_QUANTILES, RoundRow, RunFolder, read_result
+from fedsweep.tracking.run_folder import CLIENT_QUANTILES, RoundRow, RunFolder, trusted_result
 
 
 class _Diverged(Exception):
@@ -128,7 +128,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     with RunFolder(folder, config, described, _columns(config, dataset), go_on=sweep is not None) as files, progress:
         tracker = None
         try:
-            result.mlflow_run_id = (read_result(folder) or {}).get("mlflow_run_id")  # of a run that was cut off
+            result.mlflow_run_id = (trusted_result(folder) or {}).get("mlflow_run_id")  # of a run that was cut off
             about = tracking.About(name, folder, described, plan.as_dict(), result.mlflow_run_id, sweep)
             tracker = _start_tracker(config, about, progress)
             result.mlflow_run_id = tracker.run_id or result.mlflow_run_id
@@ -145,7 +145,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             if interrupts.behind(error):
                 result.status, result.error = "interrupted", "interrupted by a signal"
                 raise KeyboardInterrupt from error
-            result.status = "failed"
+            result.status = "interrupted" if isinstance(error, NotWritten) else "failed"  # with room it can go on
             result.error = environment.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
             raise
         finally:
@@ -182,7 +182,7 @@ def _start_tracker(config, about, progress) -> tracking.Tracker:
 def _train(config, dataset, model, result, files, tracker, progress, sweep) -> None:
     evaluate = evaluation.Evaluator(model, dataset, environment.threads(config.runtime))
     with runtime.start(config, model, len(dataset.client_ids)) as running:
-        rows = _restore(files, running) if sweep else []
+        rows = _restore(files, running, progress) if sweep else []
         for row in rows:
             result.take(row)
             tracker.log_round(row)
@@ -233,15 +233,31 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
                 sweep.pruner.check(rows)
             if config.checkpoint_every and number % config.checkpoint_every == 0:
                 files.sync()  # first the rounds, then the state that has seen them
-                checkpoint.write(files.checkpoint, number, running.state())
+                checkpoint.write(files.checkpoints[0], number, running.state(), files.history)
 
 
-def _restore(files: RunFolder, running: runtime.Runtime) -> list[RoundRow]:
-    """Takes the runtime to the last checkpoint of the run's folder; the rounds up to there, the only ones kept."""
-    rows, saved = files.rows(), checkpoint.read(files.checkpoint)
-    if saved is None or len(rows) < saved.round:
-        files.keep([])
-        return []
-    running.restore(saved.state)
-    files.keep(rows[: saved.round])
-    return rows[: saved.round]
+def _restore(files: RunFolder, running: runtime.Runtime, progress: Progress) -> list[RoundRow]:
+    """Takes the runtime to the last checkpoint whose rounds are there as they were written, and keeps only those.
+
+    Returns:
+      These rounds; none if the run starts again. What was not as it was written is said.
+    """
+    rows: list[RoundRow] = []
+    problems: dict[str, None] = {}
+    for path in files.checkpoints:
+        saved = checkpoint.read(path)
+        if saved:
+            try:
+                rows = files.rows(saved.round, saved.history)
+            except DamagedFile as error:
+                problems[f"{error.path}: {error.what}"] = None
+            else:
+                running.restore(saved.state)
+                break
+        elif path.exists():
+            problems[f"{path}: is not what was written"] = None
+        path.unlink(missing_ok=True)  # the next one that is written must not push a good one out
+    files.keep(len(rows))
+    if problems:
+        progress.warn(f"{'; '.join(problems)}; the run {'goes on from an earlier state' if rows else 'starts again'}")
+    return rows

@@ -22,8 +22,8 @@ KINDS = ("gaussian", "laplace", "lognormal", "sparse", "updates")
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures what `arguments` (default: the command line's) ask for, prints tables, writes files with --out."""
-    options = _parser().parse_args(arguments)
     with cli.one_line_errors():
+        options = _parser().parse_args(arguments)
         kinds = _check(options)
         chosen, refused = choices.read(options.encoders)
         for line in refused:

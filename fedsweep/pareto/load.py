@@ -16,10 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import yaml
 
-from fedsweep.errors import UserError
+from fedsweep.errors import DamagedFile, UserError
+from fedsweep.files import read_text
+from fedsweep.sweep.record import REBUILT, SWEEP, TRIALS, plain, read_sweep, read_trials
+from fedsweep.tracking.run_folder import AGAIN, RESULT, check_end, read_result, read_rounds
+from fedsweep.tracking.run_folder import ROUNDS as ROUNDS_FILE
 
 if TYPE_CHECKING:
     import mlflow
@@ -122,21 +127,20 @@ def _latest(base: Path) -> Path:
 def from_folder(folder: Path) -> Sweep:
     """The sweep in a folder; it may still be running."""
     try:
-        with (folder / "sweep.yaml").open() as file:
-            record = yaml.load(file, yaml.CSafeLoader)
-        trials = pd.read_csv(folder / "trials.csv", dtype=str, keep_default_na=False)
-        base, replicates = _flat(record["config"]), record["replicates"]
+        record = read_sweep(folder / SWEEP)
         columns = list(record["space"])
+        rows = read_trials(folder / TRIALS, columns)
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: is not there; a sweep's folder has sweep.yaml and trials.csv") from error
-    except (yaml.YAMLError, pd.errors.ParserError, pd.errors.EmptyDataError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: its sweep.yaml or trials.csv cannot be read ({error})") from error
+        raise UserError(f"{error.filename}: is not there; a sweep's folder has {SWEEP} and {TRIALS}") from error
+    base, replicates = _flat(record["config"]), record["replicates"]
+    trials = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["trial", "status", *columns], dtype=str)
     complete = trials[trials.status == "complete"]
-    places = {
-        (int(row.trial), int(row.replicate)): folder
-        / (row.trial if replicates == 1 else f"{row.trial}/{row.replicate}")
-        for row in complete.itertuples()
-    }
+
+    def place(row: Mapping[str, str]) -> Path:
+        return folder / (row["trial"] if replicates == 1 else f"{row['trial']}/{row['replicate']}")
+
+    places = {(int(row["trial"]), int(row["replicate"])): place(row) for row in rows if row["status"] == "complete"}
+    results = _results(folder, record, {place(row): row for row in rows})
     first: dict[int, Path] = {}
     for (trial, _), place in places.items():
         first.setdefault(trial, place)
@@ -145,11 +149,11 @@ def from_folder(folder: Path) -> Sweep:
         int(trial): {key: value for key, value in zip(keys, values, strict=True) if value}
         for trial, *values in complete.drop_duplicates("trial")[["trial", *columns]].itertuples(index=False)
     }
-    plans = {trial: _result(place) for trial, place in first.items()}
+    plans = {trial: results[place] for trial, place in first.items()}
     # Where clients drop out, each replicate has sent another number of messages.
     ends = [(result["plan"], result["rounds"]) for result in plans.values()]
     drops = any(_sent(*end) < _received(*end) for end in ends)
-    runs = {place: _result(path) for place, path in places.items()} if drops else {(k, 0): r for k, r in plans.items()}
+    runs = {run: results[path] for run, path in places.items()} if drops else {(k, 0): r for k, r in plans.items()}
     # A swept group (encoder=uniform,eden) changes other keys than its own, data sets are compared by their values, not
     # by how they were written (1 and 1.0), and each of several grids has keys of its own: then a trial's own file has
     # to be asked.
@@ -161,9 +165,11 @@ def from_folder(folder: Path) -> Sweep:
             return {**base, **points[trial]}
         path = first[trial] / "config.yaml"
         try:
-            return _flat(yaml.load(path.read_text(), yaml.CSafeLoader))
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from error
+            return _flat(_mapping(yaml.load(read_text(path, AGAIN), yaml.CSafeLoader)))
+        except FileNotFoundError:
+            raise UserError(f"{path}: is not there; {AGAIN}") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise DamagedFile(path, f"cannot be read ({' '.join(str(error).split())})", AGAIN) from error
 
     seeds = {trial: int(point.get("seed") or settings(trial)["seed"]) for trial, point in points.items()}
     return Sweep(
@@ -172,21 +178,79 @@ def from_folder(folder: Path) -> Sweep:
         points=points,
         float32=_means((trial, _float32(run["plan"], run["rounds"])) for (trial, _), run in runs.items()),
         seeds={(trial, replicate): seeds[trial] + replicate for trial, replicate in places},
-        rounds=_rounds(places),
+        rounds=_rounds(places, results),
         settings=settings,
         plan=lambda trial: plans[trial]["plan"],
         run_ids=[run_id for run_id in (record["mlflow_run_id"], *complete.mlflow_run_id) if run_id],
-        left_out=_counted(trials.status),
+        left_out=_counted([*trials.status, *["not in trials.csv"] * _rowless(folder, record, rows)]),
     )
 
 
-def _result(place: Path) -> dict:
+def _mapping(content: object) -> Mapping:
+    if not isinstance(content, dict) or "seed" not in content:
+        raise ValueError("it is no configuration")
+    return content
+
+
+def _results(folder: Path, record: Mapping, rows: Mapping[Path, Mapping[str, str]]) -> dict[Path, dict]:
+    """The results of the complete runs, by their folders.
+
+    Raises:
+      DamagedFile: a result is not what was written, or trials.csv says something else.
+    """
+    found: dict[Path, dict] = {}
+    for place, row in rows.items():
+        if row["status"] in _ELSEWHERE:
+            continue
+        result = read_result(place)
+        if result is None or result["status"] != row["status"]:
+            status = "not there" if result is None else result["status"]
+            raise _contradicted(place / RESULT, f"cannot be read as {row['status']}: it is {status}", folder)
+        if row["status"] == "complete":
+            _check_complete(place / RESULT, result)
+            for name in ("test_accuracy", *BITS):
+                if row[name] != ("" if result.get(name) is None else str(result[name])):
+                    raise _contradicted(place / RESULT, f"{name} is {result.get(name)}, not {row[name]}", folder)
+            found[place] = result
+    points = dict(enumerate(record.get("points") or ()))  # of an enumerated space
+    for row in rows.values() if points else ():
+        point = points.get(int(row["trial"]))
+        if point is None or any(plain(row[key]) != plain(point.get(key, "")) for key in record["space"]):
+            raise DamagedFile(folder / TRIALS, f"the values of trial {row['trial']} are not those of {SWEEP}", REBUILT)
+    return found
+
+
+# What a row says of them is known to the sweep alone; its process may have been killed.
+_ELSEWHERE = ("running", "interrupted", "duplicate")
+
+
+def _rowless(folder: Path, record: Mapping, rows: Iterable[Mapping[str, str]]) -> int:
+    """The number of complete runs that trials.csv does not know: not yet, where a sweep goes on and draws again."""
+    known = {row["trial"] for row in rows}
+    runs = (
+        folder / path.name / (str(replicate) if record["replicates"] > 1 else "")
+        for path in folder.iterdir()
+        if path.name.isdecimal() and path.name not in known
+        for replicate in range(record["replicates"])
+    )
+    return sum((read_result(run) or {}).get("status") == "complete" for run in runs)
+
+
+def _contradicted(path: Path, what: str, folder: Path) -> DamagedFile:
+    return DamagedFile(path, f"{what}, as {folder / TRIALS} says", REBUILT)
+
+
+def _check_complete(path: Path, result: Mapping) -> None:
+    """A complete run has rounds and a plan."""
+    plan = result.get("plan") or {}
     try:
-        return json.loads((place / "result.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{place / 'result.json'}: cannot be read ({error}); trials.csv calls its run complete"
-        ) from error
+        counts = [plan["clients"], plan["float32_uplink_bits"], plan["float32_downlink_bits"], result["rounds"]]
+        counts += [tensor["bits"] for way in ("uplink", "downlink") for tensor in plan[way]]
+        if not all(type(count) is int and count >= 0 for count in (*counts, plan.get("messages", 0))):
+            raise ValueError("its plan or rounds are no whole numbers")
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise DamagedFile(path, f"cannot be read ({what})", AGAIN) from error
 
 
 def _received(plan: Mapping, rounds: int) -> int:
@@ -216,20 +280,45 @@ def _means(found: Iterable[tuple[int, Float32]]) -> dict[int, Float32]:
     }
 
 
-def _rounds(places: Mapping[tuple[int, int], Path]) -> pd.DataFrame:
+def _rounds(places: Mapping[tuple[int, int], Path], results: Mapping[Path, Mapping]) -> pd.DataFrame:
     """All rounds.csv as one table. Joined as text: parsing ten thousand small files takes twenty times as long."""
     by_header: dict[str, list[str]] = collections.defaultdict(list)  # some have columns more than others
     for (trial, replicate), place in places.items():
         try:
-            header, *lines = (place / "rounds.csv").read_text().splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{place / 'rounds.csv'}: cannot be read ({error})") from error
+            header, *lines = (place / ROUNDS_FILE).read_bytes().decode().splitlines()
+        except FileNotFoundError:
+            raise UserError(f"{place / ROUNDS_FILE}: is not there; {AGAIN}") from None
+        except ValueError as error:
+            raise DamagedFile(place / ROUNDS_FILE, f"cannot be read ({error})", AGAIN) from error
         by_header[header] += [f"{trial},{replicate},{line}" for line in lines]
-    tables = [
-        pd.read_csv(io.StringIO("\n".join([f"trial,replicate,{header}", *lines])), float_precision="round_trip")
-        for header, lines in by_header.items()
-    ]
-    return _ordered(pd.concat(tables) if tables else pd.DataFrame())
+    try:
+        tables = [
+            pd.read_csv(io.StringIO("\n".join([f"trial,replicate,{header}", *lines])), float_precision="round_trip")
+            for header, lines in by_header.items()
+        ]
+        rounds = _ordered(pd.concat(tables) if tables else pd.DataFrame())
+        _check_rounds(rounds, places, results)
+    except (ValueError, TypeError, pd.errors.ParserError):
+        for place in places.values():  # whose fault is it?
+            check_end(place / RESULT, results[place], read_rounds(place / ROUNDS_FILE))
+        raise
+    return rounds
+
+
+def _check_rounds(rounds: pd.DataFrame, places: Mapping, results: Mapping[Path, Mapping]) -> None:
+    """Raises ValueError unless every run's rounds are 1, 2, 3, ..., finite, and end with its result."""
+    runs = rounds.groupby(["trial", "replicate"])
+    if not (rounds["round"] == runs.cumcount() + 1).all() or runs.ngroups != len(places):
+        raise ValueError("rounds are missing")
+    if not np.isfinite(rounds[["train_loss", "train_accuracy", *BITS]].to_numpy()).all():
+        raise ValueError("not finite")
+    if (runs[list(BITS)].diff() < 0).any(axis=None) or (rounds[list(BITS)] < 0).any(axis=None):
+        raise ValueError("bits become fewer")
+    ends = runs[["round", *BITS, "test_accuracy"]].last()  # the last that is not NaN
+    names = ("rounds", *BITS, "test_accuracy")
+    told = [tuple(results[place].get(name) for name in names) for _, place in sorted(places.items())]
+    if list(ends.itertuples(index=False, name=None)) != told:
+        raise ValueError("another end")
 
 
 def _ordered(rounds: pd.DataFrame) -> pd.DataFrame:

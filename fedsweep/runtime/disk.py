@@ -32,10 +32,10 @@ def read(key: str) -> Form | None:
     """The form that `write` kept under this key; None if there is none, or a damaged file."""
     path = _path(key)
     try:
-        digest, _, content = path.read_bytes().partition(b"\n")
+        content = path.read_bytes()
     except OSError:
         return None
-    if digest != _digest(content):
+    if not files.is_sealed(content):
         return None
     with contextlib.suppress(OSError):  # it may belong to somebody else
         os.utime(path)  # used: the last to go
@@ -58,7 +58,7 @@ def write(key: str, form: Form) -> None:
     path = _path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, _digest(content.getvalue()) + b"\n" + content.getvalue())
+        files.write_atomically(path, files.sealed(content.getvalue()))
     except OSError as error:
         print(f"fedsweep: {error}; a run that needs the same graphs will trace them again", file=sys.stderr)
     else:
@@ -74,11 +74,6 @@ def _remove_oldest(folder: Path) -> None:
     for file in sorted(used, key=used.get, reverse=True)[_MOST_FILES:]:
         with contextlib.suppress(OSError):
             file.unlink()
-
-
-def _digest(content: bytes) -> bytes:
-    """The first line of a file: a damaged one is not read."""
-    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _deserialized(content: bytes) -> tff.Computation:

@@ -97,7 +97,7 @@ def check(request: Request) -> Checked:
     if len(points) > _MANY:
         print(f"checking {len(points)} configurations", flush=True)
     configs = {frozenset(point.items()): _composed(request, space, point) for point in points}
-    digests = {_text(point): _digest(_comparable(configs[frozenset(point.items())])) for point in points}
+    digests = {_text(point): _digest(schema.comparable(configs[frozenset(point.items())])) for point in points}
     _check_clients(configs.values())
     record = Record(
         space=space.describe(),
@@ -106,7 +106,7 @@ def check(request: Request) -> Checked:
         replicates=first.replicates,
         objectives=settings.directions,
         sampling=_sampling(settings, enumerated),
-        config=_comparable(first),
+        config=schema.comparable(first),
         digests=digests,
         mlflow_run_id=None,
     )
@@ -204,14 +204,6 @@ def _sampling(settings: schema.Sweep, enumerated: bool) -> dict:
     if len(found) > 1:
         found["in_flight"] = settings.in_flight
     return found
-
-
-def _comparable(config: schema.Config) -> dict:
-    """The configuration without what changes no result."""
-    found = dataclasses.asdict(config)
-    for key in ("tracker", "sweep", "checkpoint_every", "replicates"):
-        del found[key]
-    return found | {"runtime": {"name": config.runtime.name}}
 
 
 def _digest(content: object) -> str:

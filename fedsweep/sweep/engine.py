@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from fedsweep import schema
 from fedsweep.errors import SweepFailed, UserError
-from fedsweep.files import write_json
 from fedsweep.sweep.record import Record, Trial, record_failure, write_trials
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import RESULT, is_over, read_result
+from fedsweep.tracking.run_folder import is_over, trusted_result, write_result
 from fedsweep.units import format_bits
 
 if TYPE_CHECKING:  # heavy
@@ -108,7 +107,10 @@ class Engine:
         self._runs[number] = []
         try:
             config = self._configure(point)
-            plan = (read_result(self._place(trial, 0)) or {}).get("plan") or self._plan(config)
+            found = [trusted_result(self._place(trial, k), self._dry) for k in range(trial.replicates)]
+            plan = (found[0] or {}).get("plan")
+            if not plan or "run_bits" not in plan:  # not there yet, or of an earlier version
+                plan = self._plan(config)
         except SweepFailed:  # nobody is left to plan: not this trial's fault
             raise
         except UserError as error:  # a drawn combination that makes no sense, say: one bad trial
@@ -124,25 +126,26 @@ class Engine:
         if trial.twin is trial:
             trial.twin = None
         for replicate in range(trial.replicates):
-            self._prepare(trial, replicate, config, total)
+            self._prepare(trial, replicate, config, total, found[replicate])
         return trial
 
     def _place(self, trial: Trial, replicate: int) -> Path:
         return self.folder / self.record.run_folder(trial.number, replicate)
 
-    def _prepare(self, trial: Trial, replicate: int, config: schema.Config, total_bits: int) -> None:
-        """Finds the result of a replicate, or plans its run."""
+    def _prepare(
+        self, trial: Trial, replicate: int, config: schema.Config, total_bits: int, result: dict | None
+    ) -> None:
+        """Takes the result of a replicate that has one (it may be there from before), or plans its run."""
         budget, folder = self._settings.budget, self._place(trial, replicate)
         if trial.twin:
             if not self._dry:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / RESULT, {"status": "duplicate", "duplicate_of": trial.twin.number})
+                write_result(folder, {"status": "duplicate", "duplicate_of": trial.twin.number})
             return
         if budget is not None and total_bits > budget:
             sent = f"would send {format_bits(total_bits)}, more than sweep.bit_budget={format_bits(budget)}"
             trial.results[replicate] = self._refuse(trial, replicate, "pruned", sent)
             return
-        result = read_result(folder)
         if result:
             trial.results[replicate] = result
         if not is_over(result):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
-import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ import numpy as np
 import yaml
 
 from fedsweep.environment import masked
-from fedsweep.errors import UserError
-from fedsweep.files import write_atomically, write_json
+from fedsweep.errors import DamagedFile, UserError
+from fedsweep.files import read_text, sha256, write_atomically
 from fedsweep.pareto.front import on_front
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import CHECKPOINT, RESULT, is_over, read_result
+from fedsweep.tracking.run_folder import STATUSES, is_over, trusted_result, write_result
 
+_BEFORE_KEYS, _AFTER_RESULTS = ("trial", "replicate", "status"), ("on_front", "mlflow_run_id", "error")
 _RESULT_COLUMNS = ("test_accuracy", "uplink_bits", "downlink_bits", "total_bits")
 _GRAVEST_FIRST = ("failed", "diverged", "interrupted", "running", "pruned", "complete")
 SWEEP, TRIALS = "sweep.yaml", "trials.csv"
@@ -46,10 +47,7 @@ class Record:
     fingerprint: str = ""  # of everything above but the tracker's run
 
     def __post_init__(self) -> None:
-        content = dataclasses.asdict(self)
-        del content["fingerprint"], content["mlflow_run_id"]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        object.__setattr__(self, "fingerprint", digest)
+        object.__setattr__(self, "fingerprint", _fingerprint(dataclasses.asdict(self)))
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / SWEEP, self.as_yaml())
@@ -59,27 +57,113 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record:
+        """What `write` wrote.
+
+        Raises:
+          UserError: it is not there.
+          DamagedFile: it is not what was written, or of another version.
+        """
         path = folder / SWEEP
         try:
-            return cls(**yaml.load(path.read_text(), Loader=yaml.CSafeLoader))
+            return cls(**read_sweep(path))
         except FileNotFoundError:
             raise UserError(f"{path}: is not there; sweeps need hydra/sweeper=fedsweep, the default") from None
-        except (TypeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: is no sweep of this version of fedsweep ({str(error).splitlines()[0]})"
-            ) from error
+        except TypeError as error:
+            raise DamagedFile(path, f"is no sweep of this version of fedsweep ({error})", _ANOTHER) from error
 
     def run_folder(self, trial: int, replicate: int) -> str:
         """Where a run lies in the sweep's folder: 3, or 3/1 if trials are repeated."""
         return str(trial) if self.replicates == 1 else f"{trial}/{replicate}"
 
 
+_SWEEP_TYPES = {"space": dict, "replicates": int, "config": dict, "mlflow_run_id": (str, type(None))}
+REBUILT = "sweep.resume writes it again from the runs' results"
+_ANOTHER = "start another sweep; its runs are in their folders as they were"
+
+
+def read_sweep(path: Path) -> dict:
+    """The content of a sweep.yaml, of earlier versions too.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      DamagedFile: it is not what was written.
+    """
+    text = read_text(path, _ANOTHER)
+    try:
+        content = yaml.load(text, yaml.CSafeLoader)
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where a mapping belongs")
+        for key, kind in _SWEEP_TYPES.items():
+            if not isinstance(content.get(key, path), kind):
+                raise ValueError(f"{key} is {'not there' if key not in content else repr(content[key])}")
+        if content.get("fingerprint", found := _fingerprint(content)) != found:
+            raise ValueError("its fingerprint says that it is not what was written")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise DamagedFile(path, f"cannot be read ({' '.join(str(error).split())})", _ANOTHER) from error
+    return content
+
+
+def _fingerprint(content: Mapping) -> str:
+    """A digest of all that a sweep.yaml says, but for itself and the tracker's run."""
+    found = {key: value for key, value in content.items() if key not in ("fingerprint", "mlflow_run_id")}
+    return sha256(json.dumps(found, sort_keys=True).encode())
+
+
+def read_trials(path: Path, keys: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a trials.csv with a column for each of the swept `keys`.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      DamagedFile: it is not what was written.
+    """
+    text = read_text(path, REBUILT)
+    columns = [*_BEFORE_KEYS, *keys, *_RESULT_COLUMNS, *_AFTER_RESULTS]
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        header = table.fieldnames or []
+        if missing := [name for name in columns if name not in header]:
+            raise ValueError(f"it has no column {missing[0]}")
+        rows = list(table)
+        if not text.endswith("\n"):
+            raise ValueError("its last line is cut")
+        seen = set()
+        for row in rows:
+            place = f"line {len(seen) + 2}"
+            if None in row or None in row.values():
+                raise ValueError(f"{place} has another number of cells than its header")
+            if not (row["trial"].isdecimal() and row["replicate"].isdecimal() and row["status"] in STATUSES):
+                raise ValueError(f"{place} is no trial, replicate and status")
+            seen.add((row["trial"], row["replicate"]))
+        if len(seen) < len(rows):
+            raise ValueError("a run stands there twice")
+    except (ValueError, csv.Error) as error:
+        raise DamagedFile(path, f"cannot be read ({error})", REBUILT) from error
+    return rows
+
+
+def plain(value: str) -> str:
+    """A swept value without the quotes of the command line."""
+    return str(value).replace("\\", "").strip("'\"")
+
+
+def drawn(folder: Path, record: Record) -> list[Point]:
+    """The points of the trials that a sweep had begun, as trials.csv has them; none where it cannot be read."""
+    try:
+        rows = {int(row["trial"]): row for row in read_trials(folder / TRIALS, record.space)}
+    except FileNotFoundError:
+        return []
+    except DamagedFile as error:
+        print(f"{error.path}: {error.what}; it is written again from the runs' results", flush=True)
+        return []
+    numbers = itertools.takewhile(rows.__contains__, itertools.count())
+    return [{key: rows[number][key] for key in record.space if rows[number][key]} for number in numbers]
+
+
 def record_failure(folder: Path, error: str, status: str = "failed") -> dict:
     """Makes sure that a run's folder says how it ended, however far it came."""
-    result = (read_result(folder) or {}) | {"status": status, "error": masked(error)}
+    result = (trusted_result(folder) or {}) | {"status": status, "error": masked(error)}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RESULT, result)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    write_result(folder, result)
     return result
 
 
@@ -156,7 +240,7 @@ def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], obj
     """trials.csv: a row for every run that has begun, and for the duplicates of runs that have ended."""
     best = front(trials, objectives)
     text = io.StringIO()
-    columns = ("trial", "replicate", "status", *keys, *_RESULT_COLUMNS, "on_front", "mlflow_run_id", "error")
+    columns = (*_BEFORE_KEYS, *keys, *_RESULT_COLUMNS, *_AFTER_RESULTS)
     table = csv.DictWriter(text, columns, extrasaction="ignore")
     table.writeheader()
     for trial in trials:

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from fedsweep import environment, job, schema, tracking
-from fedsweep.errors import SweepFailed, UserError
+from fedsweep.errors import NotWritten, SweepFailed, UserError
 from fedsweep.files import claim, clear_drafts, refuse_used, write_atomically
 from fedsweep.sweep import check, report, resume, table
 from fedsweep.sweep import record as records
@@ -23,7 +23,7 @@ from fedsweep.sweep.check import Checked, Request
 from fedsweep.sweep.engine import Engine, Run, at_once
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.workers import Pool, count
-from fedsweep.tracking.run_folder import is_over, read_result
+from fedsweep.tracking.run_folder import is_over, trusted_result
 
 if TYPE_CHECKING:  # heavy
     from fedsweep.tracking.mlflow_store import Parent
@@ -143,7 +143,8 @@ def _engine(checked: Checked, folder: Path, record: Record, bits: Callable[[sche
     dry = checked.settings.dry_run
     storage = InMemoryStorage() if dry else checked.settings.storage or study.journal(folder / study.JOURNAL)
     dimensions = check.dimensions(checked, record)
-    searched = study.Study(folder.name, storage, dimensions, checked.settings, checked.first.seed)
+    drawn = records.drawn(folder, record) if record.points is None else []
+    searched = study.Study(folder.name, storage, dimensions, checked.settings, checked.first.seed, drawn)
     return Engine(folder, record, checked.settings, searched, checked.config, bits, dry)
 
 
@@ -165,11 +166,11 @@ def _launch(checked: Checked, engine: Engine) -> None:
         for run in runs:
             engine.begin(run)
         for _ in range(checked.settings.retries + 1):
-            if not (left := [run for run in runs if not is_over(read_result(run.folder))]):
+            if not (left := [run for run in runs if not is_over(trusted_result(run.folder))]):
                 break
             errors = _launch_batch(checked, engine, left)
         for run in runs:
-            result = read_result(run.folder)
+            result = trusted_result(run.folder)
             engine.finish(run, result if is_over(result) else records.record_failure(run.folder, errors[run.folder]))
 
 
@@ -177,11 +178,15 @@ def _launch_batch(checked: Checked, engine: Engine, runs: Sequence[Run]) -> dict
     """Launches the runs once; by folder what to say of one that is not over."""
     try:
         errors = checked.request.launch([_arguments(checked, engine, run) for run in runs])
+    except NotWritten:
+        for run in runs:
+            engine.finish(run, trusted_result(run.folder))
+        raise
     except Exception as error:  # a launcher that lost a process loses the batch
         errors = [" ".join(f"{type(error).__name__}: {error}".split())] * len(runs)
     except KeyboardInterrupt:
         for run in runs:
-            engine.finish(run, read_result(run.folder))
+            engine.finish(run, trusted_result(run.folder))
         raise
     return {run.folder: error or "its process left no result" for run, error in zip(runs, errors, strict=True)}
 

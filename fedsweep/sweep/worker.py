@@ -1,8 +1,9 @@
 """A process that runs trials, one after another, for the sweep that started it. TensorFlow is imported once.
 
 The sweep talks to it through a socket. It sends a `Run`, a configuration to plan, or None to end; the worker answers
-with (kind, content) pairs, at last ("done", result), ("plan", plan) or ("no plan", why). When the socket closes, the
-sweep has died: the worker ends at once with what it has started (`tracking.close` tells the tracker).
+with (kind, content) pairs, at last ("done", result) or ("not written", error), ("plan", plan) or ("no plan", why). When
+the socket closes, the sweep has died: the worker ends at once with what it has started (`tracking.close` tells the
+tracker).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from fedsweep import importing, interrupts, schema
+from fedsweep import importing, interrupts, schema, streams
+from fedsweep.errors import NotWritten
+from fedsweep.files import writing
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
 from fedsweep.tracking import close
@@ -40,6 +43,10 @@ class _Reporter(Progress):
     def say(self, line: str) -> None:
         print(line, flush=True)  # into the run's log
 
+    def warn(self, line: str) -> None:
+        self.say(line)
+        _tell(self._connection, "warns", line)
+
     def go_on(self, rounds: int) -> None:
         print(f"goes on after round {rounds}", flush=True)
         _tell(self._connection, "goes on", rounds)
@@ -57,6 +64,7 @@ def _tell(connection: Connection, kind: str, content: object) -> None:
 
 
 def main(descriptor: int) -> None:
+    streams.guard()
     interrupts.handle(signal.SIGINT)  # a shell's background job would ignore it
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
@@ -76,12 +84,17 @@ def main(descriptor: int) -> None:
                 _tell(connection, "no plan", f"{type(error).__name__}: {error}")
             continue
         begun.append(run)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        _log_to(run.folder / "log.txt")
         try:
+            with writing(run.folder):
+                run.folder.mkdir(parents=True, exist_ok=True)
+            with writing(run.folder / "log.txt"):
+                _log_to(run.folder / "log.txt")
             result = job.run_trial(run, _Reporter(connection))
         except KeyboardInterrupt:
             return  # the run's folder says interrupted
+        except NotWritten as error:
+            _tell(connection, "not written", error)
+            continue
         _tell(connection, "done", result)
 
 

@@ -21,7 +21,7 @@ from fedsweep.errors import SweepFailed, UserError
 from fedsweep.sweep.board import Board
 from fedsweep.sweep.engine import Engine, Run
 from fedsweep.sweep.record import record_failure
-from fedsweep.tracking.run_folder import is_over, read_result
+from fedsweep.tracking.run_folder import is_over, trusted_result
 
 _MEMORY = 2 * 1024**3  # bytes that a worker is expected to need: TensorFlow, TFF, a model and its clients
 _ATTEMPTS = 3  # workers that may die over a plan
@@ -233,6 +233,10 @@ class Pool:
                 board.advance(worker.run, *content)
             elif kind == "goes on":
                 board.say(f"{worker.run.title} goes on after round {content}")
+            elif kind == "warns":
+                board.say(f"{worker.run.title}: {content}")
+            elif kind == "not written":
+                raise content
             elif kind == "done":
                 run, worker.run = worker.run, None
                 engine.finish(run, content)
@@ -262,7 +266,7 @@ class Pool:
         if run is None:
             return
         deaths[run.trial, run.replicate] += ready  # one that was only starting had not begun it
-        result = read_result(run.folder)
+        result = trusted_result(run.folder)
         if is_over(result):  # it died on its way out
             engine.finish(run, result)
             board.finish(run, result)
@@ -286,5 +290,5 @@ class Pool:
             for worker in running:
                 worker.wait(_PATIENCE / 6 / len(running))
         for worker in running:
-            engine.finish(worker.run, read_result(worker.run.folder))
+            engine.finish(worker.run, trusted_result(worker.run.folder))
             worker.run = None

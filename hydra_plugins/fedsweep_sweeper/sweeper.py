@@ -63,6 +63,11 @@ class FedsweepSweeper(Sweeper):
         return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
 
     def _launch(self, overrides: Sequence[Sequence[str]]) -> list[str | None]:
+        from fedsweep.errors import NotWritten
+
         returned = self._launcher.launch(overrides, initial_job_idx=0)
+        for one in returned:
+            if isinstance(one._return_value, NotWritten):  # the other runs' folders cannot be written either
+                raise one._return_value
         # a return's `return_value` raises what its run raised
         return [None if one.status == JobStatus.COMPLETED else repr(one._return_value) for one in returned]

@@ -106,3 +106,20 @@ def test_graphs_kept_on_disk_give_the_same_run_and_damaged_ones_are_made_again(c
         assert all(map(np.array_equal, weights(5), first))
     assert len(traced) == 4 and all(map(np.array_equal, weights(5), first))
     assert len(traced) == 4
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_found_before_anything_parses_it(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.npz"
+    state = [np.arange(6.0).reshape(2, 3), np.int32(3), np.zeros(0)]
+    checkpoint.write(path, 7, state, "history")
+    with np.load(path) as opened:  # it is an .npz all the same
+        assert set(opened.files) == {"arr_0", "arr_1", "arr_2", "round", "history"}
+    saved = checkpoint.read(path)
+    assert (saved.round, saved.history) == (7, "history")
+    assert all(a.dtype == np.asarray(b).dtype and np.array_equal(a, b) for a, b in zip(saved.state, state, strict=True))
+    whole = path.read_bytes()
+    monkeypatch.delattr(np, "load")
+    for k in range(len(whole)):
+        for bit in (1, 128):
+            path.write_bytes(whole[:k] + bytes([whole[k] ^ bit]) + whole[k + 1 :])
+            assert checkpoint.read(path) is None, k
