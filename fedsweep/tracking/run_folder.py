@@ -193,6 +193,10 @@ def check_end(path: Path, result: dict, rows: Sequence[RoundRow]) -> None:
     """A complete run's result is what its rounds end with."""
     if not rows or not result.get("plan"):
         raise DamagedFile(path, f"cannot be read (a complete run has {'rounds' if not rows else 'a plan'})", AGAIN)
+    for row in rows:
+        for key, value in vars(row).items():
+            if value is not None and not math.isfinite(value):
+                raise DamagedFile(path, f"cannot be read (round {row.round}: {key} is {value})", AGAIN)
     evaluated = [row.test_accuracy for row in rows if row.test_accuracy is not None]
     ends = {"rounds": rows[-1].round, "test_accuracy": evaluated[-1] if evaluated else None}
     ends |= {key: getattr(rows[-1], key) for key in ("uplink_bits", "downlink_bits", "total_bits")}

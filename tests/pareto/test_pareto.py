@@ -293,6 +293,45 @@ def test_damaged_files_are_named(widths):
         load.from_folder(widths)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("1/0/rounds.csv", lambda text: text.replace("\n3,", "\n4,"), "line 4 is of round 4"),
+        ("1/0/rounds.csv", lambda text: text[: text.index("\n") + 1], "a complete run has rounds"),
+        ("1/0/rounds.csv", lambda text: text.replace("\n2,1.0", "\n2,nan"), "round 2: train_loss is nan"),
+        ("1/0/rounds.csv", lambda text: text.replace("\n2,1.0", "\n2,good"), "good"),
+        ("1/0/rounds.csv", lambda text: text + "\0" * 9 + "\n", "cells"),
+        ("1/0/rounds.csv", lambda text: "\n".join(text.split("\n")[:-2]) + "\n", "rounds is 4, rounds.csv ends at 3"),
+        ("1/0/result.json", lambda text: text.replace('"rounds": 4', '"rounds": 3'), "rounds is 3"),
+        ("1/0/result.json", lambda text: text.replace('"plan"', '"plans"'), "a complete run has a plan"),
+        ("1/0/result.json", lambda text: text.replace('"clients": 10', '"clients": "ten"'), "no whole numbers"),
+        ("1/0/result.json", lambda text: text.replace("complete", "failed"), "it is failed"),
+        ("1/0/result.json", lambda text: "[]", "a list where an object belongs"),
+        ("trials.csv", lambda text: text.replace("1,0,complete,4", "1,0,complete,8"), "the values of trial 1 are not"),
+        ("trials.csv", lambda text: text.replace("1,0,complete", "1,0,failed"), "cannot be read as failed"),
+        ("sweep.yaml", lambda text: text.replace("replicates: ", "replicates: 1"), "fingerprint"),
+    ],
+)
+def test_files_that_contradict_each_other_are_one_line_and_no_figure(tmp_path, pareto, capsys, name, change, says):
+    points = [{"encoder.bits": "2"}, {"encoder.bits": "4"}]
+    folder = handmade.sweep(tmp_path / "s", points, lambda *_: (0.9, 10**6), replicates=2)
+    whole = (folder / name).read_text()
+    (folder / name).write_text(change(whole))
+    assert (folder / name).read_text() != whole
+    with pytest.raises(SystemExit):
+        pareto(folder, "--formats", "png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedsweep: ") and says in line and f"{folder}/" in line
+
+
+def test_runs_that_the_table_does_not_know_are_told_of(widths):
+    lines = (widths / "trials.csv").read_text().splitlines(keepends=True)
+    last = lines[-1].partition(",")[0]
+    (widths / "trials.csv").write_text("".join(line for line in lines if not line.startswith(f"{last},")))
+    gone = sum(line.startswith(f"{last},") for line in lines)
+    assert load.from_folder(widths).left_out == {"not in trials.csv": gone}
+
+
 def test_the_same_data_gives_the_same_bytes(widths, pareto):
     arguments = ["latest", "--formats", "pdf,svg,png,html", "--venue", "icml"]
     first, second = pareto(*arguments, out="a"), pareto(*arguments, out="b")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
-from fedsweep.errors import UserError
+from fedsweep.errors import NotWritten, UserError
 from fedsweep.sweep import study as studies
 from fedsweep.sweep.space import Choices, Interval, Range
 
@@ -136,6 +139,64 @@ def test_a_journal_with_half_a_line_and_a_forgotten_lock_opens(config, tmp_path)
     assert len(search(open_study(config, studies.journal(tmp_path / "first")), 3)) == 3
     (tmp_path / "journal.lock").symlink_to(path)
     assert search(open_study(config, studies.journal(path)), 6) == whole
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [*lines[:4], b"\0" * 30, *lines[5:]],
+        lambda lines: [*lines[:4], lines[4][:20], *lines[5:]],
+        lambda lines: [*lines[:4], *lines[5:]],
+        lambda lines: [*lines[:6], lines[5], *lines[6:]],
+        lambda lines: [line.replace(b'"values":[0.', b'"values":[0.9') for line in lines],
+        lambda lines: [b"garbage", *lines[1:]],
+        lambda lines: [b"[]", *lines[1:]],
+    ],
+    ids=["NULs", "cut line", "lost line", "doubled line", "other values", "garbage", "no object"],
+)
+def test_a_damaged_journal_is_said_and_the_search_is_the_same(config, tmp_path, damage, capsys):
+    """(Broken once: without the digests in its lines, a journal that lost one went on with another search.)"""
+    overrides = ["sweep.sampler.n_startup_trials=2"]
+    whole = search(open_study(config, studies.journal(tmp_path / "whole"), *overrides), 10)
+    path = tmp_path / "study.journal"
+    search(open_study(config, studies.journal(path), *overrides), 7)
+    before = path.read_bytes()
+    path.write_bytes(b"\n".join(damage(before.split(b"\n"))))
+    assert path.read_bytes() != before
+    assert search(open_study(config, studies.journal(path), *overrides), 10) == whole
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path}: ") and "kept as study.journal.damaged" in line
+    assert path.with_name("study.journal.damaged").exists()
+
+
+def test_a_full_disk_under_the_journal_is_named_and_costs_nothing(config, tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    whole = search(open_study(config, studies.journal(tmp_path / "whole")), 6)
+    study = open_study(config, studies.journal(path))
+    search(study, 3)
+
+    def full(*_):
+        with path.open("ab") as file:
+            file.write(b'{"op_')
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(NotWritten, match=re.escape(str(path))):
+        patch.setattr(JournalFileBackend, "append_logs", full)
+        study.draw()
+    assert search(open_study(config, studies.journal(path)), 6) == whole
+
+
+def test_a_lost_journal_does_not_become_another_search(config, tmp_path):
+    settings = config("sweep.resume=latest").sweep
+    point = search(open_study(config, studies.journal(tmp_path / "a")), 1)
+    for drawn, right in ((point, True), ([{**point[0], "optimizer.client_lr": "0.5"}], False)):
+        storage = studies.journal(tmp_path / f"b{right}")
+        study = studies.Study("sweep", storage, DIMENSIONS, settings, 0, drawn)
+        if right:
+            assert study.draw() == point[0]
+        else:
+            with pytest.raises(UserError, match="trial 0 was"):
+                study.draw()
 
 
 def test_the_study_is_optunas_own(config, tmp_path):
