@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from fedsweep import cli
+from fedsweep.errors import UserError
 from fedsweep.sweep.engine import Engine
 from fedsweep.sweep.record import Record, front
 
@@ -30,7 +32,9 @@ def make(engine: Engine, parent: Parent | None) -> None:
         if parent:
             parent.report(_on_front(engine), folder, terminal.markdown(answer))
     except Exception as error:  # whatever it is: the sweep has its results, and its status is not that of a picture
-        print(f"fedsweep: no figures: {type(error).__name__}: {error}", file=sys.stderr)
+        known = isinstance(error, UserError | OSError)
+        reason = cli.one_line(error) if known else f"{type(error).__name__}: {error}"
+        print(f"fedsweep: no figures: {reason}", file=sys.stderr)
 
 
 def _on_front(engine: Engine) -> dict[str, bool]:

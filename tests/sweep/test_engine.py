@@ -16,6 +16,7 @@ from fedsweep.sweep import study as studies
 from fedsweep.sweep.engine import Engine
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.space import Choices, Interval
+from fedsweep.tracking.run_folder import write_result
 
 RATES = {"optimizer.client_lr": Interval(0.01, 1.0, log=True), "encoder.bits": Interval(1, 8, log=False)}
 
@@ -240,6 +241,24 @@ def test_results_that_are_there_are_not_made_again(start):
             again.finish(run, result(run))
         assert len(made) == 16 - steps
         assert rows(again) == rows(whole)
+
+
+def test_a_finished_run_whose_result_is_damaged_is_made_again_and_no_other(start, capsys):
+    points = [{"encoder.bits": bits} for bits in ("2", "4", "8")]
+    choices = {"encoder.bits": Choices(("2", "4", "8"))}
+    first = start(choices, points)
+    for run in [run for _ in points for run in first.runs(first.draw())]:
+        run.folder.mkdir()
+        write_result(run.folder, result(run))
+        first.finish(run, result(run))
+    path = first.folder / "1" / "result.json"
+    path.write_text(path.read_text().replace('"complete"', '"failed"'))
+    again = start(choices, points)
+    capsys.readouterr()
+    assert [run.trial for _ in points for run in again.runs(again.draw())] == [1]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path}: ") and line.endswith("kept as result.json.damaged, and the run is made again")
+    assert not path.exists() and path.with_name("result.json.damaged").exists()
 
 
 def test_the_front_uses_the_objectives_that_are_asked_for(start):
