@@ -25,6 +25,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """A line that stays."""
 
+    def untracked(self, line: str) -> None:
+        """Something that a tracker could not be told; the run's own files have it."""
+
     def go_on(self, rounds: int) -> None:
         """So many rounds were there before: the run was cut off and goes on."""
 
@@ -37,6 +40,7 @@ class RunProgress(Progress):
 
     def __init__(self, title: str, rounds: int):
         self._title, self._rounds = title, rounds
+        self.lost: list[str] = []  # what trackers could not be told
         self._started, self._before = time.monotonic(), 0
         self._console = Console(emoji=False)
         self.live = self._console.is_terminal
@@ -61,6 +65,9 @@ class RunProgress(Progress):
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def untracked(self, line: str) -> None:
+        self.lost.append(line)
 
     def go_on(self, rounds: int) -> None:
         self._before = rounds

@@ -131,6 +131,28 @@ class Trial:
         return [float(np.mean(replicates)) for replicates in values]
 
 
+def read_trials(folder: Path, record: Record) -> list[Trial]:
+    """The trials that have begun, by their runs' own files; trials.csv tells the points that a sampler drew."""
+    points = dict(enumerate(record.points)) if record.points is not None else _drawn(folder, record)
+    trials: dict[int, Trial] = {}
+    for number, point in points.items():
+        places = {replicate: folder / record.run_folder(number, replicate) for replicate in range(record.replicates)}
+        results = {replicate: result for replicate, place in places.items() if (result := read_result(place))}
+        if not results:
+            continue
+        trial = trials[number] = Trial(number, point, record.replicates, results)
+        if (original := next(iter(results.values())).get("duplicate_of")) is not None:
+            trial.twin, trial.results = trials[original], {}
+    return list(trials.values())
+
+
+def _drawn(folder: Path, record: Record) -> dict[int, Point]:
+    path = folder / TRIALS
+    with io.StringIO(path.read_text() if path.exists() else "") as text:
+        rows = list(csv.DictReader(text))
+    return {int(row["trial"]): {key: row[key] for key in record.space if row[key]} for row in rows}
+
+
 def as_duplicate(result: Mapping, original: int) -> dict:
     """The result of a trial whose plan is that of an earlier one: its values, at no cost."""
     ended = "" if result["status"] == "complete" else f", which is {result['status']}"

@@ -40,6 +40,9 @@ class _Reporter(Progress):
     def say(self, line: str) -> None:
         print(line, flush=True)  # into the run's log
 
+    def untracked(self, line: str) -> None:
+        _tell(self._connection, "untracked", line)  # the run's log has it already
+
     def go_on(self, rounds: int) -> None:
         print(f"goes on after round {rounds}", flush=True)
         _tell(self._connection, "goes on", rounds)

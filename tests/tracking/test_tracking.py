@@ -135,7 +135,7 @@ def test_runs_of_processes_that_were_killed_are_closed_and_no_others(config, tmp
         "another container's": [host, boot, "pid:[1]", ended.pid, "1"],
         "somebody else's": "training",
     }
-    tag = mlflow_store._PROCESS
+    tag = mlflow_store.PROCESS
     runs = {
         name: client.create_run(experiment, run_name=name, tags={tag: json.dumps(process)}).info.run_id
         for name, process in left.items()
