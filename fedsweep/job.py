@@ -14,7 +14,7 @@ from fedsweep.progress import Progress, RunProgress
 from fedsweep.sweep import table
 from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record, record_failure
-from fedsweep.tracking import run_folder
+from fedsweep.tracking import close, run_folder
 
 
 def run_single(config: schema.Config, folder: str) -> dict:
@@ -37,7 +37,8 @@ def run_single(config: schema.Config, folder: str) -> dict:
 
         progress = RunProgress("run", config.rounds)
         try:
-            result = trial.run(config, place, "run", progress)
+            with close.watched(config.tracker):
+                result = trial.run(config, place, "run", progress)
         finally:
             _say_untracked(config, place, progress.lost)
     except BaseException:

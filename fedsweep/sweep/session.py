@@ -24,6 +24,7 @@ from fedsweep.sweep.engine import Engine, Run, at_once
 from fedsweep.sweep.lock import locked
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.workers import Pool, count
+from fedsweep.tracking import close
 from fedsweep.tracking.run_folder import is_over, read_result
 
 if TYPE_CHECKING:  # heavy
@@ -60,6 +61,7 @@ def run(request: Request) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             claim(folder / records.SWEEP, record.as_yaml())
             stack.enter_context(locked(folder))
+        stack.enter_context(close.watched(checked.first.tracker))
         record, parent = stack.enter_context(_parent(folder, record, checked))
         _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool, parent)
 

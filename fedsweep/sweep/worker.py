@@ -20,7 +20,6 @@ import psutil
 from fedsweep import importing, interrupts, schema
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
-from fedsweep.tracking import close
 
 
 class _Reporter(Progress):
@@ -64,8 +63,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
     runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
-    begun: list[Run] = []
-    threading.Thread(target=_receive, args=(connection, runs, begun), daemon=True).start()
+    threading.Thread(target=_receive, args=(connection, runs), daemon=True).start()
 
     with importing.quickly():
         from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
@@ -78,7 +76,6 @@ def main(descriptor: int) -> None:
             except Exception as error:
                 _tell(connection, "no plan", f"{type(error).__name__}: {error}")
             continue
-        begun.append(run)
         run.folder.mkdir(parents=True, exist_ok=True)
         _log_to(run.folder / "log.txt")
         try:
@@ -88,7 +85,7 @@ def main(descriptor: int) -> None:
         _tell(connection, "done", result)
 
 
-def _receive(connection: Connection, runs: queue.SimpleQueue, begun: list[Run]) -> None:
+def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
     """Hands on what the sweep sends. Waiting for it, in a thread of its own, shows the sweep's death at once."""
     try:
         while True:
@@ -97,8 +94,6 @@ def _receive(connection: Connection, runs: queue.SimpleQueue, begun: list[Run]) 
         try:
             for child in psutil.Process().children(recursive=True):  # TFF's own worker
                 child.kill()
-            if begun:
-                close.after_death(begun[-1].config)
         finally:
             os._exit(1)
 

@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import filelock
 import mlflow
 import requests
 import sqlalchemy.exc
@@ -20,9 +19,9 @@ import sqlalchemy.exc
 from fedsweep import schema
 from fedsweep.environment import masked
 from fedsweep.errors import UserError
+from fedsweep.tracking import database
 
 UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
-_NO_LOCK = contextlib.nullcontext()
 PROCESS = "fedsweep.process"  # the tag that says which process a run belongs to
 
 
@@ -47,7 +46,8 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
         folder.mkdir(exist_ok=True)
         artifacts = (folder / "mlflow_artifacts").as_uri()
     # The first to use a database makes its tables and the experiment: one at a time.
-    with refusing(config), _lock(uri):
+    with refusing(config), database.locked(uri):
+        database.make(uri)
         client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
@@ -59,11 +59,6 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
     return client, experiment.experiment_id
 
 
-def _lock(uri: str) -> contextlib.AbstractContextManager:
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    return filelock.FileLock(f"{path}.lock") if uri.startswith("sqlite:///") and path.parent.is_dir() else _NO_LOCK
-
-
 @contextlib.contextmanager
 def refusing(config: schema.Tracker) -> Iterator[None]:
     """What goes wrong at the start ends it with one line, soon."""
@@ -71,6 +66,8 @@ def refusing(config: schema.Tracker) -> Iterator[None]:
         with _few_retries():
             yield
     except UNREACHABLE as error:
+        if advice := database.half_made(config.uri or default_uri(), error):
+            raise UserError(advice) from error
         raise UserError(
             f"tracker.uri={masked(config.uri or default_uri())}: cannot be used ({_reason(error)}); start its server,"
             " name another, or choose tracker=csv"

@@ -33,14 +33,19 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=(self._folder / "server.log").open("ab"),
         )
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5)
-                return
-            except OSError:
-                assert time.monotonic() < deadline and self._process.poll() is None
-                time.sleep(0.1)
+        deadline = time.monotonic() + 300
+        while not self._answers():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.kill()
+                raise AssertionError((self._folder / "server.log").read_text())
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=5)
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """It and what it has started are gone when this returns."""
