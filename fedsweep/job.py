@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import traceback
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fedsweep.progress import Progress, RunProgress
 from fedsweep.sweep import table
 from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record, record_failure
-from fedsweep.tracking import run_folder
+from fedsweep.tracking import close, run_folder
 
 
 def run_single(config: schema.Config, folder: str) -> dict:
@@ -34,7 +35,12 @@ def run_single(config: schema.Config, folder: str) -> dict:
         with importing.quickly():
             from fedsweep import trial
 
-        result = trial.run(config, place, "run", RunProgress("run", config.rounds))
+        progress = RunProgress("run", config.rounds)
+        try:
+            with close.watched(config.tracker):
+                result = trial.run(config, place, "run", progress)
+        finally:
+            _say_untracked(config, place, progress.lost)
     except BaseException:
         if place.parent.name == "runs":  # the default place; a folder that the user named stays as it is
             with contextlib.suppress(OSError):  # it holds a run
@@ -45,6 +51,13 @@ def run_single(config: schema.Config, folder: str) -> dict:
     if result["status"] != "complete":
         raise UserError(f"{result['status']}: {result['error']}; its rounds are in {place}")
     return result
+
+
+def _say_untracked(config: schema.Config, folder: Path, lost: list[str]) -> None:
+    """The last word on what trackers could not be told."""
+    if lost:
+        hint = f"; python -m fedsweep.tracking.sync {folder} brings it to MLflow" if config.tracker.mlflow else ""
+        print(f"fedsweep: a tracker was not told: {'; '.join(lost)}{hint}", file=sys.stderr)
 
 
 def run_launched(config: schema.Config, overrides: list[str], folder: str, sweep_folder: str) -> dict:

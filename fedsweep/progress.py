@@ -28,6 +28,9 @@ class Progress(Protocol):
     def warn(self, line: str) -> None:
         """A line that stays, and that the terminal of a run's sweep shows, too."""
 
+    def untracked(self, line: str) -> None:
+        """Something that a tracker could not be told; the run's own files have it."""
+
     def go_on(self, rounds: int) -> None:
         """So many rounds were there before: the run was cut off and goes on."""
 
@@ -40,6 +43,7 @@ class RunProgress(Progress):
 
     def __init__(self, title: str, rounds: int):
         self._title, self._rounds = title, rounds
+        self.lost: list[str] = []  # what trackers could not be told
         self._started, self._before = time.monotonic(), 0
         self._console = Console(emoji=False)
         self.live = self._console.is_terminal
@@ -67,6 +71,9 @@ class RunProgress(Progress):
 
     def warn(self, line: str) -> None:
         self.say(f"{self._title}: {line}")
+
+    def untracked(self, line: str) -> None:
+        self.lost.append(line)
 
     def go_on(self, rounds: int) -> None:
         self._before = rounds

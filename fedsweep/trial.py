@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from fedsweep.errors import DamagedFile, NotWritten, UserError
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
 from fedsweep.progress import Progress
-from fedsweep.pruning import DominancePruner, Pruned
+from fedsweep.pruning import Pruned
 from fedsweep.runtime import checkpoint
+from fedsweep.tracking import Place
 from fedsweep.tracking.run_folder import CLIENT_QUANTILES, RoundRow, RunFolder, trusted_result
 
 
@@ -86,18 +86,6 @@ def _finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run of a sweep belongs: it may go on with what its folder holds, and does not insist on its tracker."""
-
-    sweep: str  # its name
-    parent: str | None  # the tracker's run of the sweep
-    trial: int
-    replicate: int
-    point: Mapping[str, str]  # what is swept, with this trial's values
-    pruner: DominancePruner | None = None
-
-
 def run(config: schema.Config, folder: Path, name: str, progress: Progress, sweep: Place | None = None) -> dict:
     """Trains as `config` says, into `folder`; what is wrong with the input is raised before anything is written.
 
@@ -156,6 +144,8 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             finally:
                 if tracker:
                     tracker.finish(result.status)
+                    for line in tracker.lost:
+                        progress.untracked(line)
     return result.as_dict()
 
 
@@ -176,7 +166,9 @@ def _start_tracker(config, about, progress) -> tracking.Tracker:
         if about.sweep is None:
             raise
         progress.say(f"{about.name}: runs without the tracker: {error}")  # a sweep outlives a server that restarts
-        return tracking.Trackers([])
+        trackers = tracking.Trackers([])
+        trackers.lost.append(str(error))
+        return trackers
 
 
 def _train(config, dataset, model, result, files, tracker, progress, sweep) -> None:

@@ -107,7 +107,7 @@ def load(where: str, tracking_uri: str | None = None, metrics: Sequence[str] = M
       UserError: there is none, or it cannot be read.
     """
     if where == "latest":
-        return from_folder(_latest(Path("multirun_outputs")))
+        return from_folder(latest(Path("multirun_outputs")))
     if Path(where).is_dir():
         return from_folder(Path(where))
     if run_id := _RUN_ID.fullmatch(where):
@@ -115,7 +115,8 @@ def load(where: str, tracking_uri: str | None = None, metrics: Sequence[str] = M
     raise UserError(f"{where}: is no sweep; name a sweep's folder, latest, or the id of its parent run in MLflow")
 
 
-def _latest(base: Path) -> Path:
+def latest(base: Path) -> Path:
+    """The sweep in a folder of sweeps that began, or was extended, last."""
     sweeps = [path for path in base.glob("*/sweep.yaml") if path.is_file()]
     if not sweeps:
         raise UserError(

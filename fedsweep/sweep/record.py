@@ -11,7 +11,7 @@ import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from fedsweep.errors import DamagedFile, UserError
 from fedsweep.files import read_text, sha256, write_atomically
 from fedsweep.pareto.front import on_front
 from fedsweep.sweep.space import Point
-from fedsweep.tracking.run_folder import STATUSES, is_over, trusted_result, write_result
+from fedsweep.tracking.run_folder import STATUSES, is_over, read_result, trusted_result, write_result
 
 _BEFORE_KEYS, _AFTER_RESULTS = ("trial", "replicate", "status"), ("on_front", "mlflow_run_id", "error")
 _RESULT_COLUMNS = ("test_accuracy", "uplink_bits", "downlink_bits", "total_bits")
@@ -213,6 +213,27 @@ class Trial:
         if any(value is None for replicates in values for value in replicates):
             return None
         return [float(np.mean(replicates)) for replicates in values]
+
+
+def begun_trials(folder: Path, record: Record, read: Callable[[Path], dict | None] = read_result) -> list[Trial]:
+    """The trials that have begun, by their runs' own files; trials.csv tells the points that a sampler drew.
+
+    `read` gives a run's result: `read_result`, or `trusted_result` where a damaged one is made again.
+    """
+    points = record.points if record.points is not None else drawn(folder, record)
+    trials: dict[int, Trial] = {}
+    for number, point in enumerate(points):
+        places = {replicate: folder / record.run_folder(number, replicate) for replicate in range(record.replicates)}
+        results = {replicate: result for replicate, place in places.items() if (result := read(place))}
+        if not results:
+            continue
+        trial = trials[number] = Trial(number, point, record.replicates, results)
+        if (original := next(iter(results.values())).get("duplicate_of")) is not None:
+            if original not in trials:  # its own result is damaged: it is found again when that is there
+                del trials[number]
+                continue
+            trial.twin, trial.results = trials[original], {}
+    return list(trials.values())
 
 
 def as_duplicate(result: Mapping, original: int) -> dict:

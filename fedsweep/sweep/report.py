@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsweep import cli
@@ -11,7 +12,8 @@ from fedsweep.sweep.engine import Engine
 from fedsweep.sweep.record import Record, front
 
 if TYPE_CHECKING:  # heavy
-    from fedsweep.tracking.mlflow_store import Parent
+    from fedsweep.pareto.analysis import Answer
+    from fedsweep.tracking.mlflow_tracker import Parent
 
 FIGURES = "figures"
 
@@ -20,12 +22,11 @@ def make(engine: Engine, parent: Parent | None) -> None:
     """Shows the front and draws the figures. What goes wrong here is said and costs no result."""
     if not any(trial.status == "complete" for trial in engine.trials if trial.results):
         return  # the sweep is about to say so
-    from fedsweep.pareto import export, load, terminal
-    from fedsweep.pareto.analysis import Question, analyse
+    from fedsweep.pareto import export, terminal
 
     folder = engine.folder / FIGURES
     try:
-        answer = analyse([load.from_folder(engine.folder)], Question(**question(engine.record)))
+        answer = _answer(engine.folder, engine.record)
         export.write(answer, folder, "wide", ("pdf", "png"), sys.argv)
         terminal.show(answer)
         print(f"Figures: {folder} (python -m fedsweep.pareto {engine.folder} --help makes others)")
@@ -35,6 +36,20 @@ def make(engine: Engine, parent: Parent | None) -> None:
         known = isinstance(error, UserError | OSError)
         reason = cli.one_line(error) if known else f"{type(error).__name__}: {error}"
         print(f"fedsweep: no figures: {reason}", file=sys.stderr)
+
+
+def markdown(folder: Path, record: Record) -> str:
+    """The front of a sweep with complete trials, as its description in MLflow shows it."""
+    from fedsweep.pareto import terminal
+
+    return terminal.markdown(_answer(folder, record))
+
+
+def _answer(folder: Path, record: Record) -> Answer:
+    from fedsweep.pareto import load
+    from fedsweep.pareto.analysis import Question, analyse
+
+    return analyse([load.from_folder(folder)], Question(**question(record)))
 
 
 def _on_front(engine: Engine) -> dict[str, bool]:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from fedsweep import environment, job, schema, tracking
 from fedsweep.errors import NotWritten, SweepFailed, UserError
-from fedsweep.files import claim, clear_drafts, refuse_used, write_atomically
+from fedsweep.files import claim, refuse_used, write_atomically
 from fedsweep.sweep import check, report, resume, table
 from fedsweep.sweep import record as records
 from fedsweep.sweep.board import Board
 from fedsweep.sweep.check import Checked, Request
 from fedsweep.sweep.engine import Engine, Run, at_once
+from fedsweep.sweep.lock import locked
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.workers import Pool, count
+from fedsweep.tracking import close
 from fedsweep.tracking.run_folder import is_over, trusted_result
 
 if TYPE_CHECKING:  # heavy
-    from fedsweep.tracking.mlflow_store import Parent
+    from fedsweep.tracking.mlflow_tracker import Parent
+
+_FEW = 3  # runs of which it is said what their trackers lost
 
 
 def run(request: Request) -> None:
@@ -47,7 +51,7 @@ def run(request: Request) -> None:
         return
     with contextlib.ExitStack() as stack:
         if checked.settings.resume:
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder))
         pool = stack.enter_context(_pool(checked, record))  # early: TensorFlow loads while the tracker is opened
         tracking.check(checked.first)
         if not checked.settings.resume:
@@ -56,7 +60,8 @@ def run(request: Request) -> None:
             study.refuse_used(checked.settings.storage, folder.name)
             folder.mkdir(parents=True, exist_ok=True)
             claim(folder / records.SWEEP, record.as_yaml())
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder))
+        stack.enter_context(close.watched(checked.first.tracker))
         record, parent = stack.enter_context(_parent(folder, record, checked))
         _run(checked, _engine(checked, folder, record, pool.plan if pool else job.plan), pool, parent)
 
@@ -77,6 +82,13 @@ def _run(checked: Checked, engine: Engine, pool: Pool | None, parent: Parent | N
         engine.write()
         table.show_trials(engine.trials)
         print(f"Files: {engine.folder / records.TRIALS}")
+        untracked = pool.untracked if pool else []
+        if untracked:
+            more = [f"and {len(untracked) - _FEW} more, in log.txt of each run"] if len(untracked) > _FEW else []
+            print(f"fedsweep: a tracker was not told: {'; '.join([*untracked[:_FEW], *more])}", file=sys.stderr)
+    if parent and (untracked or not pool):  # what a launcher's processes could not deliver, nobody has reported
+        parent.sync(engine.folder, engine.record, engine.trials, None)
+        engine.write()
     report.make(engine, parent)
     _judge(engine, checked.settings)
 
@@ -95,36 +107,23 @@ def _place(checked: Checked) -> tuple[Path, Record]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time runs a sweep; the lock of one that was killed is free."""
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"{folder}: another process runs this sweep; wait for it, or end it") from None
-    try:
-        clear_drafts(folder)
-        yield
-    finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
-
-
-@contextlib.contextmanager
 def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[tuple[Record, Parent | None]]:
     """The record with the id of MLflow's run of the sweep, on disk; that run, closed however the sweep ends."""
     record.write(folder)
     if not checked.first.tracker.mlflow:
         yield record, None
         return
-    from fedsweep.tracking import mlflow_store
+    from fedsweep.tracking.mlflow_tracker import Parent
 
-    about = dataclasses.asdict(record)
-    parent = mlflow_store.Parent(checked.first.tracker, folder, about, environment.git_commit())
+    about, former = dataclasses.asdict(record), record.mlflow_run_id
+    parent = Parent(checked.first.tracker, folder, about, environment.git_commit(), sys.argv[1:])
     status = "failed"
     try:
         record = dataclasses.replace(record, mlflow_run_id=parent.run_id)
         record.write(folder)
+        parent.attach(folder / records.SWEEP)
+        if checked.settings.resume:
+            parent.sync(folder, record, records.begun_trials(folder, record, trusted_result), former)
         yield record, parent
         status = "complete"
     except KeyboardInterrupt:
@@ -132,6 +131,12 @@ def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[tuple[Re
         raise
     finally:
         parent.close(status)
+        if parent.lost:
+            print(
+                f"fedsweep: MLflow lacks some of this sweep: {'; '.join(parent.lost)};"
+                f" python -m fedsweep.tracking.sync {folder} brings it there",
+                file=sys.stderr,
+            )
 
 
 def _engine(checked: Checked, folder: Path, record: Record, bits: Callable[[schema.Config], dict]) -> Engine:

@@ -23,7 +23,6 @@ from fedsweep.errors import NotWritten
 from fedsweep.files import writing
 from fedsweep.progress import Progress
 from fedsweep.sweep.engine import Run
-from fedsweep.tracking import close
 
 
 class _Reporter(Progress):
@@ -47,6 +46,9 @@ class _Reporter(Progress):
         self.say(line)
         _tell(self._connection, "warns", line)
 
+    def untracked(self, line: str) -> None:
+        _tell(self._connection, "untracked", line)  # the run's log has it already
+
     def go_on(self, rounds: int) -> None:
         print(f"goes on after round {rounds}", flush=True)
         _tell(self._connection, "goes on", rounds)
@@ -69,8 +71,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
     runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
-    begun: list[Run] = []
-    threading.Thread(target=_receive, args=(connection, runs, begun), daemon=True).start()
+    threading.Thread(target=_receive, args=(connection, runs), daemon=True).start()
 
     with importing.quickly():
         from fedsweep import job, trial  # noqa: F401  TensorFlow and TFF load while the sweep plans
@@ -83,7 +84,6 @@ def main(descriptor: int) -> None:
             except Exception as error:
                 _tell(connection, "no plan", f"{type(error).__name__}: {error}")
             continue
-        begun.append(run)
         try:
             with writing(run.folder):
                 run.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def main(descriptor: int) -> None:
         _tell(connection, "done", result)
 
 
-def _receive(connection: Connection, runs: queue.SimpleQueue, begun: list[Run]) -> None:
+def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
     """Hands on what the sweep sends. Waiting for it, in a thread of its own, shows the sweep's death at once."""
     try:
         while True:
@@ -107,8 +107,6 @@ def _receive(connection: Connection, runs: queue.SimpleQueue, begun: list[Run]) 
         try:
             for child in psutil.Process().children(recursive=True):  # TFF's own worker
                 child.kill()
-            if begun:
-                close.after_death(begun[-1].config)
         finally:
             os._exit(1)
 

@@ -124,6 +124,7 @@ class Pool:
         self._variables = environment.tensorflow_variables(threads)
         self._settings, self.threads = settings, threads
         self._stillborn = 0
+        self.untracked: list[str] = []  # what trackers could not be told, a line each
         self._workers = [Worker(self._variables) for _ in range(workers)]
 
     @property
@@ -237,6 +238,8 @@ class Pool:
                 board.say(f"{worker.run.title}: {content}")
             elif kind == "not written":
                 raise content
+            elif kind == "untracked":
+                self.untracked.append(f"{worker.run.title}: {content}")
             elif kind == "done":
                 run, worker.run = worker.run, None
                 engine.finish(run, content)
@@ -275,7 +278,8 @@ class Pool:
             waiting.insert(0, run)
         else:
             result = record_failure(run.folder, death)
-            tracking.end(run.config, result.get("mlflow_run_id"), result["status"])
+            lost = tracking.end(run.config, result.get("mlflow_run_id"), result["status"])
+            self.untracked += [f"{run.title}: {line}" for line in lost]
             engine.finish(run, result)
             board.finish(run, result)
 

@@ -1,14 +1,16 @@
 """Where results go: always the files of the run's own folder (`run_folder`), and trackers beside them.
 
-`start` gives the trackers of one run; `mlflow_store` holds what is MLflow's, `tensorboard` what is TensorBoard's.
+`start` gives the trackers of one run. MLflow: `mlflow_store` reaches the store, `mlflow_run` says what a run looks like
+there, `mlflow_tracker` writes it while the run goes on, `sync` afterwards. `tensorboard` is TensorBoard's.
 """
 
 from __future__ import annotations
 
 from fedsweep import schema
-from fedsweep.tracking.base import About, Tracker, Trackers
+from fedsweep.errors import UserError
+from fedsweep.tracking.base import About, Place, Tracker, Trackers
 
-__all__ = ["About", "Tracker", "Trackers", "check", "end", "start"]
+__all__ = ["About", "Place", "Tracker", "Trackers", "check", "end", "start"]
 
 
 def check(config: schema.Config) -> None:
@@ -20,20 +22,25 @@ def check(config: schema.Config) -> None:
         mlflow_store.close_dead(client, [experiment])
 
 
-def end(config: schema.Config, run_id: str | None, status: str) -> None:
-    """Closes a run at the tracker that died without a word."""
+def end(config: schema.Config, run_id: str | None, status: str) -> list[str]:
+    """Closes a run at the tracker whose process died without a word; what the tracker could not be told."""
+    lost: list[str] = []
     if config.tracker.mlflow and run_id:
         from fedsweep.tracking import mlflow_store
 
-        client, _ = mlflow_store.connect(config.tracker)
-        mlflow_store.end(client, run_id, status)
+        try:
+            client, _ = mlflow_store.connect(config.tracker)
+        except UserError as error:
+            return [str(error)]
+        mlflow_store.end(client, run_id, status, lost)
+    return lost
 
 
 def start(config: schema.Config, about: About) -> Tracker:
     """The trackers that the configuration names. Rounds that a run's tracker knows already are not logged again."""
     trackers: list[Tracker] = []
     if config.tracker.mlflow:
-        from fedsweep.tracking.mlflow_store import MlflowTracker
+        from fedsweep.tracking.mlflow_tracker import MlflowTracker
 
         trackers.append(MlflowTracker(config, about))
     if config.tracker.tensorboard:

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 from fedsweep.tracking.run_folder import CLIENT_QUANTILES, RoundRow
 
 if TYPE_CHECKING:
-    from fedsweep.trial import Place
+    from fedsweep.pruning import DominancePruner
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run of a sweep belongs: it may go on with what its folder holds, and does not insist on its tracker."""
+
+    sweep: str  # its name
+    parent: str | None  # the tracker's run of the sweep
+    trial: int
+    replicate: int
+    point: Mapping[str, str]  # what is swept, with this trial's values
+    pruner: DominancePruner | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,9 @@ class Tracker(abc.ABC):
 
     run_id: str | None = None  # MLflow's
 
+    def __init__(self):
+        self.lost: list[str] = []  # what could not be delivered, a line each, once the run has finished
+
     @abc.abstractmethod
     def log_round(self, row: RoundRow) -> None:
         """Takes the metrics of a round."""
@@ -71,6 +86,7 @@ class Trackers(Tracker):
     """Several at once; without any, the files of the run's folder are all there is (`tracker=csv`)."""
 
     def __init__(self, trackers: Sequence[Tracker]):
+        super().__init__()
         self._trackers = list(trackers)
         self.run_id = next((tracker.run_id for tracker in trackers if tracker.run_id), None)
 
@@ -81,7 +97,9 @@ class Trackers(Tracker):
         self._each(Tracker.flush)
 
     def finish(self, status: str) -> None:
+        trackers = list(self._trackers)
         self._each(lambda tracker: tracker.finish(status))
+        self.lost += [line for tracker in trackers for line in tracker.lost]
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         """A tracker that fails (a full disk, say) is told nothing more; the run, which has its own files, goes on."""
@@ -89,5 +107,7 @@ class Trackers(Tracker):
             try:
                 call(tracker)
             except Exception as error:
-                print(f"fedsweep: {type(tracker).__name__} stops: {error}; the run goes on", file=sys.stderr)
+                stops = f"{type(tracker).__name__} stops: {error}"
+                print(f"fedsweep: {stops}; the run goes on", file=sys.stderr)
+                self.lost.append(stops)
                 self._trackers.remove(tracker)

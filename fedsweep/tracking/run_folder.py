@@ -240,6 +240,14 @@ def _remove_checkpoints(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def note_run_id(folder: Path, run_id: str) -> None:
+    """Says in result.json which run of MLflow's this is. The file keeps its time, which is that of the run's end."""
+    path = folder / RESULT
+    times = path.stat()
+    write_result(folder, {**read_result(folder), "mlflow_run_id": run_id})
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def is_over(result: dict | None) -> bool:
     """Whether a run with this result.json (None: it has none) will never be gone on with."""
     return result is not None and result["status"] not in UNFINISHED

@@ -13,6 +13,7 @@ class TensorBoardTracker(Tracker):
     """The metrics that MLflow gets, at step = round. A run that goes on is told its rounds again, into new files."""
 
     def __init__(self, about: About):
+        super().__init__()
         folder = about.folder / "tensorboard"
         try:
             for old in folder.glob("events.out.tfevents.*"):

@@ -139,7 +139,7 @@ def test_a_run_that_fails_says_failed_in_its_folder_and_in_mlflow(config, tmp_pa
 def test_a_tracker_that_fails_in_the_middle_costs_no_round(config, tmp_path, monkeypatch, capfd):
     """MLflow's database is taken away after the first round and never comes back."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedsweep.tracking.mlflow_store._FLUSH_SECONDS", 0)
+    monkeypatch.setattr("fedsweep.tracking.mlflow_tracker._FLUSH_SECONDS", 0)
     real = mlflow.MlflowClient.log_batch
 
     def log_batch(self, run_id, metrics=(), params=()):

@@ -27,31 +27,17 @@ from fedsweep.tracking import mlflow_store
 from fedsweep.tracking.run_folder import RoundRow
 from fedsweep.trial import Place
 
-COMMAND = (
-    "-m", "rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000",
-    "encoder=uniform,identity", "encoder.bits=2,4", "dataset.validation_fraction=0.2", "tracker=[mlflow,tensorboard]",
-    "hydra.sweep.dir=multirun_outputs/seen",
-)  # fmt: skip
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
-def seen(made_once, migrated_database):
+def seen(tracked):
     """(what the sweep printed, its folder, a client of its store, the parent run, its children by trial)"""
-
-    def sweep(place: Path) -> None:
-        (place / "multirun_outputs").mkdir()
-        shutil.copy(migrated_database, place / "multirun_outputs" / "mlflow.db")
-        done = subprocess.run([sys.executable, "-m", "fedsweep", *COMMAND], cwd=place, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        (place / "printed").write_text(done.stdout)
-
-    place = made_once("tracked", sweep)
-    folder = place / "multirun_outputs" / "seen"
-    client = mlflow.MlflowClient(f"sqlite:///{place}/multirun_outputs/mlflow.db")
-    parent = client.get_run(yaml.safe_load((folder / "sweep.yaml").read_text())["mlflow_run_id"])
+    client = mlflow.MlflowClient(f"sqlite:///{tracked.parent}/mlflow.db")
+    parent = client.get_run(yaml.safe_load((tracked / "sweep.yaml").read_text())["mlflow_run_id"])
     found = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    return (place / "printed").read_text(), folder, client, parent, {int(run.data.tags["trial"]): run for run in found}
+    printed = (tracked.parents[1] / "printed").read_text()
+    return printed, tracked, client, parent, {int(run.data.tags["trial"]): run for run in found}
 
 
 def rows(folder: Path) -> list[dict]:
@@ -135,7 +121,7 @@ def test_runs_of_processes_that_were_killed_are_closed_and_no_others(config, tmp
         "another container's": [host, boot, "pid:[1]", ended.pid, "1"],
         "somebody else's": "training",
     }
-    tag = mlflow_store._PROCESS
+    tag = mlflow_store.PROCESS
     runs = {
         name: client.create_run(experiment, run_name=name, tags={tag: json.dumps(process)}).info.run_id
         for name, process in left.items()

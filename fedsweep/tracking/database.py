@@ -1,0 +1,70 @@
+"""MLflow's SQLite database: it is there with all its tables, or not at all.
+
+MLflow makes the tables in some fifty steps, which take seconds. A process that is killed in between would leave a file
+that no later process can use, so they are made in a draft beside it, which then gets the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import urllib.parse
+from pathlib import Path
+
+import filelock
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.engine import URL, make_url
+
+_LEFT_BY_SQLITE = ("", "-journal", "-wal", "-shm")
+_HALF_MADE = ("already exists", "duplicate column name", "no such table", "no such column", "out-of-date database")
+
+
+def file_of(uri: str) -> Path | None:
+    """The file of an SQLite URI that may be written; None for any other store."""
+    url = _sqlite(uri)
+    if url is None or not url.database or url.database == ":memory:" or url.query.get("mode", "rwc") != "rwc":
+        return None
+    if url.database.startswith("file:"):
+        return Path(urllib.parse.unquote(urllib.parse.urlsplit(url.database).path))
+    return Path(url.database)
+
+
+def _sqlite(uri: str) -> URL | None:
+    return make_url(uri) if uri.partition(":")[0].partition("+")[0] == "sqlite" else None
+
+
+def locked(uri: str) -> contextlib.AbstractContextManager:
+    """The first to use a database makes its tables: one process at a time. Other stores need no lock."""
+    path = file_of(uri)
+    return filelock.FileLock(f"{path}.lock") if path and path.parent.is_dir() else contextlib.nullcontext()
+
+
+def make(uri: str) -> None:
+    """Makes the database of an SQLite URI with all its tables, unless there is one. The caller holds its lock."""
+    path = file_of(uri)
+    if path is None or not path.parent.is_dir():
+        return
+    draft = path.with_name(f".{path.name}.draft")
+    for suffix in _LEFT_BY_SQLITE:
+        draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+    if path.exists() and path.stat().st_size:
+        return
+    url = make_url(uri)
+    name = f"file:{urllib.parse.quote(str(draft))}" if url.database.startswith("file:") else str(draft)
+    drafted = url.set(database=name).render_as_string(hide_password=False)
+    SqlAlchemyStore(drafted, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def half_made(uri: str, error: Exception) -> str | None:
+    """What to do about a database whose maker was killed, if that is what `error` is about."""
+    path = file_of(uri)
+    if path is None or not any(words in str(error) for words in _HALF_MADE):
+        return None
+    return (
+        f"{path}: is half-made: a process was killed while it made or upgraded its tables; move the file away, then"
+        " python -m fedsweep.tracking.sync FOLDER brings each sweep into a new one"
+    )
