@@ -13,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import interrupts
+from fedsweep import interrupts, secrets
 from fedsweep.errors import UserError
 
 
@@ -30,6 +30,13 @@ _TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
+    """What every command runs in: no secret reaches its streams, and errors are one line (`_one_line_errors`)."""
+    with secrets.guarded(), _one_line_errors():
+        yield
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr for what a person can mend; 130 after Ctrl-C.
 
     Anything else keeps its traceback: it is a defect of fedsweep. HYDRA_FULL_ERROR=1 shows tracebacks for all.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from fedsweep import secrets
 from fedsweep.errors import UserError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes the file by rename: a reader sees the old content or the new, never half of it, even after a power cut."""
+    """Writes the file by rename: a reader sees the old content or the new, never half of it, even after a power cut.
+
+    A text in which something was masked is for its owner alone (0600): it says where a secret fits.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
+    with open(draft, "wb", opener=_opener(content)) as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
@@ -36,10 +40,15 @@ def as_json(content: dict) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
+def _opener(content: str | bytes) -> Callable[[str, int], int]:
+    mode = 0o600 if isinstance(content, str) and secrets.MASK in content else 0o666
+    return lambda name, flags: os.open(name, flags, mode)
+
+
 def claim(path: Path, text: str) -> None:
     """Writes a new file, for this process alone; what is there already is never written over."""
     try:
-        with path.open("x") as file:
+        with open(path, "x", opener=_opener(text)) as file:
             file.write(text)
     except FileExistsError:
         raise _taken(path) from None

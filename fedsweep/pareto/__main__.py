@@ -29,8 +29,8 @@ _METRICS = (
 def main(arguments: list[str] | None = None) -> None:
     """Does what `arguments` (default: the command line's) ask for."""
     given = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(given)
     with cli.one_line_errors():
+        options = _parser().parse_args(given)
         question = _question(options)
         formats = list(dict.fromkeys(options.formats.split(",")))
         from fedsweep.pareto import analysis, export, load, terminal

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fedsweep.environment import masked
 from fedsweep.errors import UserError
 from fedsweep.files import write_atomically, write_json
 from fedsweep.pareto.front import on_front
+from fedsweep.secrets import masked
 from fedsweep.sweep.space import Point
 from fedsweep.tracking.run_folder import CHECKPOINT, RESULT, is_over, read_result
 

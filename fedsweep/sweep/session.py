@@ -13,7 +13,7 @@ import filelock
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
-from fedsweep import environment, job, schema, tracking
+from fedsweep import environment, job, schema, secrets, tracking
 from fedsweep.errors import SweepFailed, UserError
 from fedsweep.files import claim, clear_drafts, refuse_used, write_atomically
 from fedsweep.sweep import check, report, resume, table
@@ -64,7 +64,8 @@ def run(request: Request) -> None:
 def _run(checked: Checked, engine: Engine, pool: Pool | None, parent: Parent | None) -> None:
     hydras = engine.folder / "multirun.yaml"
     if not hydras.exists():
-        write_atomically(hydras, environment.masked(OmegaConf.to_yaml(checked.request.multirun)))
+        multirun = secrets.masked_tree(OmegaConf.to_container(checked.request.multirun, enum_to_str=True))
+        write_atomically(hydras, OmegaConf.to_yaml(OmegaConf.create(multirun)))
     try:
         if pool:
             with Board(engine.record, pool.size) as board:

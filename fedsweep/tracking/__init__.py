@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from fedsweep import schema
+from fedsweep import schema, store
 from fedsweep.tracking.base import About, Tracker, Trackers
 
 __all__ = ["About", "Tracker", "Trackers", "check", "end", "start"]
@@ -18,6 +18,7 @@ def check(config: schema.Config) -> None:
 
         client, experiment = mlflow_store.connect(config.tracker)
         mlflow_store.close_dead(client, [experiment])
+        print(f"MLflow: {store.named(config.tracker.uri)}", flush=True)
 
 
 def end(config: schema.Config, run_id: str | None, status: str) -> None:

@@ -21,13 +21,15 @@ _SECONDS = 60  # it gives up then
 def after_death(config: schema.Config) -> None:
     """Starts a process that closes what this process and its sweep leave open, as soon as this process has ended."""
     if config.tracker.mlflow:
-        subprocess.Popen(
-            [sys.executable, "-m", "fedsweep.tracking.close", str(os.getpid()), json.dumps(vars(config.tracker))],
-            stdin=subprocess.DEVNULL,
+        closer = subprocess.Popen(
+            [sys.executable, "-m", "fedsweep.tracking.close", str(os.getpid())],
+            stdin=subprocess.PIPE,  # command lines can be read by everybody
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        closer.stdin.write(json.dumps(vars(config.tracker)).encode())
+        closer.stdin.close()
 
 
 def main(parent: int, tracker: schema.Tracker) -> None:
@@ -41,4 +43,4 @@ def main(parent: int, tracker: schema.Tracker) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), schema.Tracker(**json.loads(sys.argv[2])))
+    main(int(sys.argv[1]), schema.Tracker(**json.load(sys.stdin)))

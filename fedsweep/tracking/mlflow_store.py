@@ -20,12 +20,14 @@ import mlflow
 import requests
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.store.db import utils as database
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from fedsweep import schema
-from fedsweep.environment import masked
+from fedsweep import schema, store
 from fedsweep.errors import UserError
 from fedsweep.files import as_json
+from fedsweep.secrets import masked
+from fedsweep.store import default_uri
 from fedsweep.tracking.base import About, Tracker, metrics
 from fedsweep.tracking.run_folder import RoundRow
 
@@ -39,11 +41,6 @@ _PROCESS = "fedsweep.process"  # the tag that says which process a run belongs t
 _MOST_LISTED = 20
 
 
-def default_uri() -> str:
-    """The SQLite file that runs share when no tracking URI is given, below the current folder."""
-    return f"sqlite:///{Path.cwd() / 'multirun_outputs' / 'mlflow.db'}"
-
-
 def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
     """A client and the id of the experiment; makes the database and the experiment on first use.
 
@@ -51,9 +48,6 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
       UserError: the store cannot be reached; after seconds, where MLflow alone would try for minutes.
     """
     uri = config.uri or default_uri()
-    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations on first use
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said below
     artifacts = None
     if config.uri is None:
         folder = Path.cwd() / "multirun_outputs"
@@ -61,20 +55,50 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
         artifacts = (folder / "mlflow_artifacts").as_uri()
     # The first to use a database makes its tables and the experiment: one at a time.
     with _refusing(config), _lock(uri):
-        client = mlflow.MlflowClient(tracking_uri=uri)
+        client = _client(uri)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
             # MLflow's pages would show an experiment without a kind as one of prompts and traces.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return client, client.create_experiment(config.experiment, artifact_location=artifacts, tags=kind)
     if experiment.lifecycle_stage != "active":
-        raise UserError(f"tracker.experiment={config.experiment}: is deleted in {masked(uri)}; name another")
+        raise UserError(
+            f"tracker.experiment={config.experiment}: is deleted in {store.named(config.uri)}; name another"
+        )
     return client, experiment.experiment_id
 
 
+@contextlib.contextmanager
+def reading(uri: str | None, key: str, right: str) -> Iterator[mlflow.MlflowClient]:
+    """A client for those who only read, within the time limits of those who write; makes no database.
+
+    Args:
+      uri: of the store; None: MLFLOW_TRACKING_URI, else the default.
+      key: what messages call `uri`.
+      right: what they say that a person can do.
+
+    Raises:
+      UserError: the store is not there, or cannot be reached, now or within the context.
+    """
+    store.refuse_missing(uri, key)
+    try:
+        with _few_retries():
+            yield _client(store.chosen(uri) or default_uri())
+    except _UNREACHABLE as error:
+        raise UserError(f"{store.named(uri, key)}: cannot be read ({_reason(error)}); {right}") from error
+
+
+def _client(uri: str) -> mlflow.MlflowClient:
+    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations on first use
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said here
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # "View run ... at http://user:password@..."
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
 def _lock(uri: str) -> contextlib.AbstractContextManager:
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    return filelock.FileLock(f"{path}.lock") if uri.startswith("sqlite:///") and path.parent.is_dir() else _NO_LOCK
+    path = store.sqlite_file(uri)
+    return filelock.FileLock(f"{path}.lock") if path and path.parent.is_dir() else _NO_LOCK
 
 
 @contextlib.contextmanager
@@ -85,8 +109,8 @@ def _refusing(config: schema.Tracker) -> Iterator[None]:
             yield
     except _UNREACHABLE as error:
         raise UserError(
-            f"tracker.uri={masked(config.uri or default_uri())}: cannot be used ({_reason(error)}); start its server,"
-            " name another, or choose tracker=csv"
+            f"{store.named(config.uri)}: cannot be used ({_reason(error)}); start its server, name another"
+            " (tracker.uri), or choose tracker=csv"
         ) from error
 
 
@@ -109,13 +133,15 @@ def _forgiving(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """MLflow reads its HTTP settings from the environment at each request."""
-    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    """MLflow and libpq read these settings from the environment each time; that of databases is a constant there."""
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "PGCONNECT_TIMEOUT": "10"}
     added = {key: value for key, value in short.items() if key not in os.environ}
     os.environ.update(added)
+    attempts, database.MAX_RETRY_COUNT = database.MAX_RETRY_COUNT, 2  # ten take two minutes
     try:
         yield
     finally:
+        database.MAX_RETRY_COUNT = attempts
         for key in added:
             del os.environ[key]
 

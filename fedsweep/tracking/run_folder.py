@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from fedsweep import schema
-from fedsweep.environment import masked
 from fedsweep.files import as_json, claim, clear_drafts, write_atomically, write_json
+from fedsweep.secrets import masked_tree
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.npz"
 FILES = (RESULT, "config.yaml", "environment.json", "rounds.csv")
@@ -98,7 +98,7 @@ class RunFolder:
         write = write_atomically if go_on else claim
         if not (go_on and (folder / RESULT).exists()):  # it may know the tracker's run
             write(folder / RESULT, as_json({"status": "running"}))
-        write(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
+        write(folder / "config.yaml", yaml.safe_dump(masked_tree(dataclasses.asdict(config)), sort_keys=False))
         write(folder / "environment.json", as_json(environment))
         if not (go_on and (folder / "rounds.csv").exists()):
             write(folder / "rounds.csv", ",".join(self._columns) + "\n")
