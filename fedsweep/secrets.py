@@ -100,6 +100,8 @@ def masked_tree(content: Any, name: str = "") -> Any:
 def learn_process() -> None:
     """Remembers what the command line and the environment hold."""
     for name, value in os.environ.items():
+        if name in ("PWD", "OLDPWD"):  # the shell's folders
+            continue
         if _is_secret(name) or "://" in value or name.endswith(("_URI", "_URL")):
             learn(value, name)
     learn(sys.argv[1:])

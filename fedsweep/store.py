@@ -26,8 +26,10 @@ def default_uri() -> str:
     """The SQLite file that runs share when no address is given, below the current folder."""
     from sqlalchemy.engine import URL  # heavy
 
-    path = Path.cwd() / "multirun_outputs" / "mlflow.db"
-    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)  # quotes ?, # and %
+    path = str(Path.cwd() / "multirun_outputs" / "mlflow.db")
+    quoted = URL.create("sqlite", database=path).render_as_string(hide_password=False)  # ?, # and %, say
+    # For `sqlite:///` MLflow makes the folder, by its quoted name; under the driver's name it leaves that to us.
+    return quoted if quoted.endswith(path) else quoted.replace("sqlite:", "sqlite+pysqlite:", 1)
 
 
 def named(given: str | None, key: str = "tracker.uri") -> str:

@@ -374,7 +374,7 @@ def _is_dead(process: str, local: bool) -> bool:
 
 def close_dead(client: mlflow.MlflowClient, experiments: Sequence[str]) -> int:
     """Ends runs as failed that processes of this host left open when they were killed; how many."""
-    dead, local = [], client.tracking_uri.startswith("sqlite:")
+    dead, local = [], store.sqlite_file(client.tracking_uri) is not None
     with _forgiving("runs that were killed may still show as running"):
         token = ""
         while token is not None:

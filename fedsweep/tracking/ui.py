@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -13,12 +14,13 @@ import sys
 import threading
 import time
 
+import psutil
+
 from fedsweep import cli, interrupts, secrets, store
 from fedsweep.errors import UserError
 from fedsweep.tracking import mlflow_store
 
 _PATIENCE = 120.0  # seconds for the pages to answer
-_READY = (200, 204)
 
 
 def main() -> None:
@@ -66,6 +68,8 @@ def _refuse_used(host: str, port: int) -> None:
 def _serve(host: str, port: int, uri: str) -> None:
     """Runs MLflow's server until a signal comes, or until it ends, which it should not."""
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
+    # One person's pages. Several workers are ended and started for ever where importing MLflow takes them over 5 s.
+    command += ["--workers", "1"]
     server = subprocess.Popen(
         command,
         env={**os.environ, "MLFLOW_BACKEND_STORE_URI": uri},  # command lines can be read by everybody
@@ -107,13 +111,24 @@ def _wait(server: subprocess.Popen, host: str, port: int) -> None:
         connection = http.client.HTTPConnection(reached, port, timeout=5)
         try:
             connection.request("GET", "/health")
-            if connection.getresponse().status in _READY:
+            # Another one that was started at the same time may have been quicker; then this one is about to end.
+            if connection.getresponse().status == http.HTTPStatus.OK and _listens(server, port):
                 return
         except (OSError, http.client.HTTPException):
-            time.sleep(0.2)
+            pass
         finally:
             connection.close()
+        time.sleep(0.2)
     raise UserError(f"MLflow's server has not answered for {_PATIENCE:.0f} seconds; it says above why")
+
+
+def _listens(server: subprocess.Popen, port: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(server.pid)
+        for one in (process, *process.children(recursive=True)):
+            if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in one.net_connections()):
+                return True
+    return False
 
 
 def _is_loopback(host: str) -> bool:
