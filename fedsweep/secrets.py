@@ -163,9 +163,6 @@ def _parsed(address: str, remember: bool = False) -> str:
         _note(f"{_flexible(urllib.parse.unquote(userinfo))}@{re.escape(host)}", f"{MASK}@{host}")
         if colon:
             _remember(urllib.parse.unquote(password))
-            # A password with one of these in it is no valid address; messages of those who try name its pieces.
-            for piece in re.split("[/?#@:]", password):
-                _remember(urllib.parse.unquote(piece))
         elif scheme.lower() in _WEB and len(user) >= _LONE:
             _remember(urllib.parse.unquote(user))
     place, question, query = left.partition("?") if "?" in left else left.partition("#")
@@ -218,8 +215,10 @@ def _is_secret(name: str) -> bool:
 
 
 def _remember(secret: str) -> None:
-    if len(secret) >= _SHORTEST and secret.lower() not in _COMMON and secret != MASK:
-        _note(_flexible(secret))
+    """The secret, and its pieces: parsers that stumble over what is between them name one ("Invalid port: 'piece'")."""
+    for one in {secret, *re.split(r"[\s/?#@:&;=]+", secret)}:
+        if len(one) >= _SHORTEST and one.lower() not in _COMMON and one != MASK:
+            _note(_flexible(one))
 
 
 def _note(pattern: str, replacement: str = MASK) -> None:
