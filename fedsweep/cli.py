@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep import interrupts, secrets
 from fedsweep.errors import UserError
+from fedsweep.files import write_atomically
 
 
 def config_folder() -> str:
@@ -82,6 +83,17 @@ def refuse_subdir(hydra_config: DictConfig) -> None:
     subdir = OmegaConf.to_container(hydra_config.sweep, resolve=False)["subdir"]
     if subdir != "${hydra.job.num}":
         raise UserError(f"hydra.sweep.subdir={subdir}: must stay ${{hydra.job.num}}, the trial's number")
+
+
+def mask_hydras(hydra_config: DictConfig) -> None:
+    """Masks what Hydra has just written of the configuration, where `hydra.output_subdir` asks for it."""
+    if hydra_config.output_subdir is None:
+        return
+    for path in (Path(hydra_config.runtime.output_dir) / hydra_config.output_subdir).glob("*.yaml"):
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        secrets.learn(content)
+        if (masked := secrets.masked_tree(content)) != content:
+            write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(masked)))
 
 
 def one_line(error: Exception) -> str:

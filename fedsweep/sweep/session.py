@@ -87,6 +87,7 @@ def _place(checked: Checked) -> tuple[Path, Record]:
     settings, wanted = checked.settings, Path(checked.request.folder)
     if settings.resume:
         folder = resume.find(settings.resume, wanted)
+        resume.tell_other_store(folder, checked.first.tracker)
         return folder, resume.merge(Record.read(folder), checked.record, settings.extend)
     if settings.extend:
         raise UserError("sweep.extend=true: extends a sweep that is there; add sweep.resume=latest, or its folder")
