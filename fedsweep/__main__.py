@@ -18,6 +18,7 @@ def run(composed: DictConfig) -> dict:
     from fedsweep import job
 
     place = HydraConfig.get()
+    cli.mask_hydras(place)
     if place.mode == RunMode.MULTIRUN:
         config = schema.check(composed)
         return job.run_launched(config, list(place.overrides.task), place.runtime.output_dir, place.sweep.dir)

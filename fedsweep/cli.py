@@ -14,8 +14,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import interrupts, streams
+from fedsweep import interrupts, secrets, streams
 from fedsweep.errors import NotWritten, UserError
+from fedsweep.files import write_atomically
 
 
 def config_folder() -> str:
@@ -31,13 +32,20 @@ _TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
+    """What every command runs in: streams cost no run, no secret reaches them, errors are one line."""
+    streams.guard()
+    with secrets.guarded(), _one_line_errors():
+        yield
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr for what a person can mend; 130 after Ctrl-C.
 
     Anything else keeps its traceback: it is a defect of fedsweep. HYDRA_FULL_ERROR=1 shows tracebacks for all.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines of its own
     try:
-        streams.guard()
         with _interrupts_as_such():
             yield
     except KeyboardInterrupt:
@@ -105,6 +113,17 @@ def _is_output(name: str) -> bool:
     path = Path(name).absolute()
     places = [Path(folder).absolute() for folder in (*folders, "multirun_outputs")]
     return any(path.is_relative_to(place) or place.is_relative_to(path) for place in places)
+
+
+def mask_hydras(hydra_config: DictConfig) -> None:
+    """Masks what Hydra has just written of the configuration, where `hydra.output_subdir` asks for it."""
+    if hydra_config.output_subdir is None:
+        return
+    for path in (Path(hydra_config.runtime.output_dir) / hydra_config.output_subdir).glob("*.yaml"):
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        secrets.learn(content)
+        if (masked := secrets.masked_tree(content)) != content:
+            write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(masked)))
 
 
 def one_line(error: Exception) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsweep import schema
+from fedsweep.secrets import masked as masked  # others import it from here
+from fedsweep.secrets import masked_tree
 
 if TYPE_CHECKING:
     from fedsweep.datasets import FederatedDataset
@@ -46,14 +47,9 @@ def tensorflow_variables(clients: int) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in values}
 
 
-def masked(text: str) -> str:
-    """The text without the user and password of URLs (a tracking server's, say)."""
-    return re.sub(r"://\S*@", "://***@", text)
-
-
 def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: FederatedDataset) -> dict:
     """What environment.json holds: versions, git commit, CPU, threads, command, and which data it was."""
-    return {
+    described = {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": git_commit(),
@@ -61,9 +57,10 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: Fede
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads(runtime),
         "tensorflow_environment": {name: os.environ.get(name) for name in _TENSORFLOW},
-        "command": [masked(argument) for argument in sys.argv],
+        "command": sys.argv,
         "data": {"description": dataset.summary(), "source": dataset.source, "sha256": dataset.digest()},
     }
+    return masked_tree(described)
 
 
 def git_commit() -> str | None:

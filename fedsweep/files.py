@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from fedsweep import secrets
 from fedsweep.errors import DamagedFile, NotWritten, UserError
 
 _DIGEST = 64  # characters of a SHA-256
@@ -26,13 +27,15 @@ def writing(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes the file by rename: a reader sees the old content or the new, never half of it, even after a power cut.
 
+    A text in which something was masked is for its owner alone (0600): it says where a secret fits.
+
     Raises:
       NotWritten: the disk is full, say; the old content is there as it was.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:
-            with draft.open("wb") as file:
+            with open(draft, "wb", opener=_opener(content)) as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -90,10 +93,15 @@ def as_json(content: dict) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
+def _opener(content: str | bytes) -> Callable[[str, int], int]:
+    mode = 0o600 if isinstance(content, str) and secrets.MASK in content else 0o666
+    return lambda name, flags: os.open(name, flags, mode)
+
+
 def claim(path: Path, text: str) -> None:
     """Writes a new file, for this process alone; what is there already is never written over."""
     try:
-        file = path.open("x", encoding="utf-8")
+        file = open(path, "x", encoding="utf-8", opener=_opener(text))  # noqa: SIM115  closed below
     except FileExistsError:
         raise _taken(path) from None
     try:

@@ -7,9 +7,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from fedsweep import environment, importing, schema
+from fedsweep import environment, importing, schema, secrets
 from fedsweep.errors import NotWritten, UserError
-from fedsweep.files import refuse_used
+from fedsweep.files import refuse_used, write_atomically
 from fedsweep.progress import Progress, RunProgress
 from fedsweep.sweep import table
 from fedsweep.sweep.engine import Run
@@ -93,7 +93,7 @@ def run_trial(run: Run, progress: Progress) -> dict:
     except Exception as error:
         result = record_failure(run.folder, " ".join(traceback.format_exception_only(error)[-1].split()))
         with contextlib.suppress(OSError):  # a full disk, say: the result is what counts
-            (run.folder / "error.txt").write_text(environment.masked(traceback.format_exc()))
+            write_atomically(run.folder / "error.txt", secrets.masked(traceback.format_exc()))
         return result
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedsweep import secrets, store
 from fedsweep.errors import UserError
 from fedsweep.units import parse_bits
 
@@ -513,6 +514,7 @@ GROUPS: dict[str, dict[str, type]] = {
 
 def check(composed: DictConfig) -> Config:
     """The composed configuration as a `Config`; raises `UserError` with one line for the first thing that is wrong."""
+    secrets.learn(OmegaConf.to_container(composed))
     # The fields that are typed Any are the groups: their own dataclasses type them.
     config = _section(Config, composed, "")
     config.sweep = _section(Sweep, composed.get("sweep"), "sweep.")
@@ -528,6 +530,9 @@ def check(composed: DictConfig) -> Config:
     if config.sweep.objectives is None:
         chosen_by = "validation" if config.validates else "test"
         config.sweep.objectives = [f"maximize {chosen_by}_accuracy", "minimize total_bits"]
+    if config.tracker.mlflow:
+        config.tracker.uri = store.chosen(config.tracker.uri)  # here: all processes of a sweep use the same
+    secrets.learn(dataclasses.asdict(config))  # what interpolations have brought in
     _check_ranges(config)
     _check_sweep_keys(config)
     _check_clients(config)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedsweep import environment, files
+from fedsweep import environment, files, secrets
 from fedsweep.errors import UserError
 from fedsweep.pareto import figures, html, style, tables
 from fedsweep.pareto.analysis import Analysis
@@ -71,7 +71,7 @@ def provenance(analysis: Analysis, command: Sequence[str]) -> dict:
     """What the figures were made from and with."""
     used = ["trial", "replicate", "round", analysis.question.y, analysis.select, *BITS]
     return {
-        "command": [environment.masked(word) for word in command],
+        "command": secrets.masked_tree(command),
         "git_commit": environment.git_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -7,6 +7,7 @@ and metrics. Complete runs count; the others are told of (`Sweep.left_out`).
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import json
 import os
@@ -342,16 +343,13 @@ def _flat(tree: Mapping, prefix: str = "") -> dict[str, str]:
 
 def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = METRICS) -> Sweep:
     """The sweep whose parent run has this id, from the store alone."""
-    import mlflow
+    from fedsweep.tracking import mlflow_store
 
-    if tracking_uri is None and "MLFLOW_TRACKING_URI" not in os.environ:
-        database = Path("multirun_outputs/mlflow.db").resolve()
-        if not database.exists():  # MLflow would make it
-            raise UserError(f"{run_id}: {database} is not there; --tracking-uri names a store")
-        tracking_uri = f"sqlite:///{database}"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    client = mlflow.MlflowClient(tracking_uri)
-    try:
+    opened = functools.partial(
+        mlflow_store.reading, tracking_uri, "--tracking-uri", f"--tracking-uri names the store that has {run_id}"
+    )
+    with opened() as client:
         parent = client.get_run(run_id)
         children = list(_children(client, parent))
         if "sweep" not in parent.data.tags or "space" not in parent.data.tags:
@@ -362,17 +360,13 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
             if _status(run) == "complete"
         }
         frames = [_history(client, run, *place, metrics) for place, run in complete.items()]
-    except (mlflow.MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{run_id}: cannot be read from {tracking_uri} ({reason}); --tracking-uri names a store"
-        ) from error
     first: dict[int, mlflow.entities.Run] = {}
     for trial, replicate in sorted(complete):
         first.setdefault(trial, complete[trial, replicate])
 
     def plan(trial: int) -> dict:
-        return json.loads(Path(client.download_artifacts(first[trial].info.run_id, "plan.json")).read_text())
+        with opened() as client:
+            return json.loads(Path(client.download_artifacts(first[trial].info.run_id, "plan.json")).read_text())
 
     return Sweep(
         name=parent.data.tags["sweep"],

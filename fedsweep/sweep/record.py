@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fedsweep.environment import masked
 from fedsweep.errors import DamagedFile, UserError
 from fedsweep.files import read_text, sha256, write_atomically
 from fedsweep.pareto.front import on_front
+from fedsweep.secrets import masked
 from fedsweep.sweep.space import Point
 from fedsweep.tracking.run_folder import STATUSES, is_over, read_result, trusted_result, write_result
 

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
+from fedsweep import schema, secrets, store
 from fedsweep.errors import UserError
 from fedsweep.sweep.record import SWEEP, Record
 
@@ -29,6 +32,21 @@ def find(wanted: str, beside: Path) -> Path:
             f"sweep.resume=latest: {beside.parent} holds no sweep; if nothing had begun, leave sweep.resume out"
         )
     return max(sweeps, key=lambda path: path.stat().st_mtime).parent
+
+
+def tell_other_store(folder: Path, tracker: schema.Tracker) -> None:
+    """Says so if the sweep's runs so far are in another MLflow store: tracker.uri or its variable has changed since."""
+    path = next(iter(sorted(folder.glob("**/config.yaml"))), None)
+    if not (path and tracker.mlflow):
+        return
+    try:
+        before = yaml.load(path.read_text(), yaml.CSafeLoader)["tracker"]
+        earlier = before["uri"] if before["mlflow"] else tracker.uri
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # it is written anew when its run goes on
+        return
+    if earlier != secrets.masked_tree(tracker.uri):
+        was = earlier or "the default (multirun_outputs/mlflow.db)"
+        print(f"MLflow: the runs so far are in another store, {was}; from now on {store.named(tracker.uri)}")
 
 
 def merge(old: Record, new: Record, extend: bool) -> Record:

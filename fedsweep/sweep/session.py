@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
-from fedsweep import environment, job, schema, tracking
+from fedsweep import environment, job, schema, secrets, tracking
 from fedsweep.errors import NotWritten, SweepFailed, UserError
 from fedsweep.files import claim, refuse_used, write_atomically
 from fedsweep.sweep import check, report, resume, table
@@ -69,7 +69,8 @@ def run(request: Request) -> None:
 def _run(checked: Checked, engine: Engine, pool: Pool | None, parent: Parent | None) -> None:
     hydras = engine.folder / "multirun.yaml"
     if not hydras.exists():
-        write_atomically(hydras, environment.masked(OmegaConf.to_yaml(checked.request.multirun)))
+        multirun = secrets.masked_tree(OmegaConf.to_container(checked.request.multirun, enum_to_str=True))
+        write_atomically(hydras, OmegaConf.to_yaml(OmegaConf.create(multirun)))
     try:
         if pool:
             with Board(engine.record, pool.size) as board:
@@ -98,6 +99,7 @@ def _place(checked: Checked) -> tuple[Path, Record]:
     settings, wanted = checked.settings, Path(checked.request.folder)
     if settings.resume:
         folder = resume.find(settings.resume, wanted)
+        resume.tell_other_store(folder, checked.first.tracker)
         return folder, resume.merge(Record.read(folder), checked.record, settings.extend)
     if settings.extend:
         raise UserError("sweep.extend=true: extends a sweep that is there; add sweep.resume=latest, or its folder")

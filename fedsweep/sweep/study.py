@@ -29,9 +29,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from fedsweep import schema, seeds
-from fedsweep.environment import masked
 from fedsweep.errors import DamagedFile, NotWritten, UserError
 from fedsweep.files import sha256, writing
+from fedsweep.secrets import masked, shown
 from fedsweep.sweep.record import plain
 from fedsweep.sweep.space import Choices, Dimension, Point, Range
 
@@ -85,9 +85,7 @@ class Study:
         self._distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
         self._numbers: list[int] = []  # Optuna's numbers of our trials
         self._pending: optuna.Trial | None = None  # drawn, not committed
-        self._where = where = (
-            "study.journal" if isinstance(storage, BaseStorage) else f"sweep.storage={masked(storage)}"
-        )
+        self._where = where = "study.journal" if isinstance(storage, BaseStorage) else f"sweep.storage={shown(storage)}"
         try:
             backend = get_storage(storage)
             self._study = self._open(name, backend)
@@ -260,10 +258,10 @@ def refuse_used(storage: str | None, name: str) -> None:
     except Exception as error:
         reason = masked(str(error)).partition("\n")[0]
         right = "name an Optuna storage, such as sqlite:///studies.db, or leave it null"
-        raise UserError(f"sweep.storage={masked(storage)}: cannot be used ({reason}); {right}") from error
+        raise UserError(f"sweep.storage={shown(storage)}: cannot be used ({reason}); {right}") from error
     if name in names:
         right = "rename the sweep's folder (hydra.sweep.dir), or resume it"
-        raise UserError(f"sweep.storage={masked(storage)}: holds a study named {name}; {right}")
+        raise UserError(f"sweep.storage={shown(storage)}: holds a study named {name}; {right}")
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

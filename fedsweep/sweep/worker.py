@@ -8,6 +8,7 @@ tracker).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from fedsweep import importing, interrupts, schema, streams
+from fedsweep import importing, interrupts, schema, secrets, streams
 from fedsweep.errors import NotWritten
 from fedsweep.files import writing
 from fedsweep.progress import Progress
@@ -70,6 +71,12 @@ def main(descriptor: int) -> None:
     interrupts.handle(signal.SIGINT)  # a shell's background job would ignore it
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
+    with secrets.guarded():
+        _work(connection)
+
+
+def _work(connection: Connection) -> None:
+    """Plans and runs what the sweep sends, until it says that there is no more."""
     runs: queue.SimpleQueue[Run | schema.Config | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, runs), daemon=True).start()
 
@@ -78,6 +85,7 @@ def main(descriptor: int) -> None:
 
     _tell(connection, "ready", None)
     while (run := runs.get()) is not None:
+        secrets.learn(dataclasses.asdict(run if isinstance(run, schema.Config) else run.config))
         if isinstance(run, schema.Config):
             try:
                 _tell(connection, "plan", job.plan(run))
@@ -113,7 +121,8 @@ def _receive(connection: Connection, runs: queue.SimpleQueue) -> None:
 
 def _log_to(path: Path) -> None:
     """What this process prints goes to the run's log: the terminal belongs to the sweep."""
-    with path.open("ab") as log:
+    private = 0o600 if secrets.has_any() else 0o666
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, private)) as log:
         sys.stdout.flush()
         sys.stderr.flush()
         for stream in (1, 2):

@@ -6,7 +6,7 @@ there, `mlflow_tracker` writes it while the run goes on, `sync` afterwards. `ten
 
 from __future__ import annotations
 
-from fedsweep import schema
+from fedsweep import schema, store
 from fedsweep.errors import UserError
 from fedsweep.tracking.base import About, Place, Tracker, Trackers
 
@@ -20,6 +20,7 @@ def check(config: schema.Config) -> None:
 
         client, experiment = mlflow_store.connect(config.tracker)
         mlflow_store.close_dead(client, [experiment])
+        print(f"MLflow: {store.named(config.tracker.uri)}", flush=True)
 
 
 def end(config: schema.Config, run_id: str | None, status: str) -> list[str]:

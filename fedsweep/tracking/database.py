@@ -14,7 +14,9 @@ from pathlib import Path
 import filelock
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
+
+from fedsweep import store
 
 _LEFT_BY_SQLITE = ("", "-journal", "-wal", "-shm")
 _HALF_MADE = ("already exists", "duplicate column name", "no such table", "no such column", "out-of-date database")
@@ -22,16 +24,8 @@ _HALF_MADE = ("already exists", "duplicate column name", "no such table", "no su
 
 def file_of(uri: str) -> Path | None:
     """The file of an SQLite URI that may be written; None for any other store."""
-    url = _sqlite(uri)
-    if url is None or not url.database or url.database == ":memory:" or url.query.get("mode", "rwc") != "rwc":
-        return None
-    if url.database.startswith("file:"):
-        return Path(urllib.parse.unquote(urllib.parse.urlsplit(url.database).path))
-    return Path(url.database)
-
-
-def _sqlite(uri: str) -> URL | None:
-    return make_url(uri) if uri.partition(":")[0].partition("+")[0] == "sqlite" else None
+    path = store.sqlite_file(uri)
+    return None if path is None or make_url(uri).query.get("mode", "rwc") != "rwc" else path
 
 
 def locked(uri: str) -> contextlib.AbstractContextManager:

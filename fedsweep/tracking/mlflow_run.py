@@ -13,8 +13,8 @@ import mlflow
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-from fedsweep.environment import masked
 from fedsweep.files import as_json
+from fedsweep.secrets import masked
 from fedsweep.tracking.base import About, Place, metrics
 from fedsweep.tracking.mlflow_store import PROCESS, this_process
 from fedsweep.tracking.run_folder import RoundRow

@@ -15,19 +15,16 @@ from pathlib import Path
 import mlflow
 import requests
 import sqlalchemy.exc
+from mlflow.store.db import utils as mlflow_database
 
-from fedsweep import schema
-from fedsweep.environment import masked
+from fedsweep import schema, store
 from fedsweep.errors import UserError
+from fedsweep.secrets import masked
+from fedsweep.store import default_uri
 from fedsweep.tracking import database
 
 UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
 PROCESS = "fedsweep.process"  # the tag that says which process a run belongs to
-
-
-def default_uri() -> str:
-    """The SQLite file that runs share when no tracking URI is given, below the current folder."""
-    return f"sqlite:///{Path.cwd() / 'multirun_outputs' / 'mlflow.db'}"
 
 
 def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
@@ -37,9 +34,6 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
       UserError: the store cannot be reached; after seconds, where MLflow alone would try for minutes.
     """
     uri = config.uri or default_uri()
-    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations on first use
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said below
     artifacts = None
     if config.uri is None:
         folder = Path.cwd() / "multirun_outputs"
@@ -48,15 +42,45 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
     # The first to use a database makes its tables and the experiment: one at a time.
     with refusing(config), database.locked(uri):
         database.make(uri)
-        client = mlflow.MlflowClient(tracking_uri=uri)
+        client = _client(uri)
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
             # MLflow's pages would show an experiment without a kind as one of prompts and traces.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return client, client.create_experiment(config.experiment, artifact_location=artifacts, tags=kind)
     if experiment.lifecycle_stage != "active":
-        raise UserError(f"tracker.experiment={config.experiment}: is deleted in {masked(uri)}; name another")
+        raise UserError(
+            f"tracker.experiment={config.experiment}: is deleted in {store.named(config.uri)}; name another"
+        )
     return client, experiment.experiment_id
+
+
+@contextlib.contextmanager
+def reading(uri: str | None, key: str, right: str) -> Iterator[mlflow.MlflowClient]:
+    """A client for those who only read, within the time limits of those who write; makes no database.
+
+    Args:
+      uri: of the store; None: MLFLOW_TRACKING_URI, else the default.
+      key: what messages call `uri`.
+      right: what they say that a person can do.
+
+    Raises:
+      UserError: the store is not there, or cannot be reached, now or within the context.
+    """
+    store.refuse_missing(uri, key)
+    try:
+        with _few_retries():
+            yield _client(store.chosen(uri) or default_uri())
+    except UNREACHABLE as error:
+        raise UserError(f"{store.named(uri, key)}: cannot be read ({_reason(error)}); {right}") from error
+
+
+def _client(uri: str) -> mlflow.MlflowClient:
+    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations on first use
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said here
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # "View run ... at http://user:password@..."
+    return mlflow.MlflowClient(tracking_uri=uri)
 
 
 @contextlib.contextmanager
@@ -69,8 +93,8 @@ def refusing(config: schema.Tracker) -> Iterator[None]:
         if advice := database.half_made(config.uri or default_uri(), error):
             raise UserError(advice) from error
         raise UserError(
-            f"tracker.uri={masked(config.uri or default_uri())}: cannot be used ({_reason(error)}); start its server,"
-            " name another, or choose tracker=csv"
+            f"{store.named(config.uri)}: cannot be used ({_reason(error)}); start its server, name another"
+            " (tracker.uri), or choose tracker=csv"
         ) from error
 
 
@@ -96,13 +120,15 @@ def forgiving(what: str, lost: list[str] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """MLflow reads its HTTP settings from the environment at each request."""
-    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    """MLflow and libpq read these settings from the environment each time; that of databases is a constant there."""
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "PGCONNECT_TIMEOUT": "10"}
     added = {key: value for key, value in short.items() if key not in os.environ}
     os.environ.update(added)
+    attempts, mlflow_database.MAX_RETRY_COUNT = mlflow_database.MAX_RETRY_COUNT, 2  # ten take two minutes
     try:
         yield
     finally:
+        mlflow_database.MAX_RETRY_COUNT = attempts
         for key in added:
             del os.environ[key]
 
@@ -142,7 +168,7 @@ def is_dead(process: str, local: bool) -> bool:
 
 def close_dead(client: mlflow.MlflowClient, experiments: Sequence[str]) -> int:
     """Ends runs as failed that processes of this host left open when they were killed; how many."""
-    dead, local = [], client.tracking_uri.startswith("sqlite:")
+    dead, local = [], store.sqlite_file(client.tracking_uri) is not None
     with forgiving("runs that were killed may still show as running"):
         token = ""
         while token is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlflow.entities import Metric
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from fedsweep import schema
+from fedsweep import schema, store
 from fedsweep.tracking import mlflow_run, mlflow_store, mlflow_sync
 from fedsweep.tracking.base import About, Tracker
 from fedsweep.tracking.mlflow_store import forgiving, refusing
@@ -43,7 +43,7 @@ class MlflowTracker(Tracker):
                 self._describe(settings, about)
         self._monitor = None
         if config.tracker.system_metrics:
-            uri = config.tracker.uri or mlflow_store.default_uri()
+            uri = config.tracker.uri or store.default_uri()
             self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=bool(self._logged), tracking_uri=uri)
             self._monitor.start()
 

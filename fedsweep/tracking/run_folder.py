@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 
 from fedsweep import schema
-from fedsweep.environment import masked
 from fedsweep.errors import DamagedFile
 from fedsweep.files import as_json, claim, clear_drafts, read_text, sha256, write_atomically, writing
+from fedsweep.secrets import masked_tree
 
 RESULT, ROUNDS = "result.json", "rounds.csv"
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.before.npz")  # the last one, and the one before it
@@ -274,7 +274,7 @@ class RunFolder:
         write = write_atomically if go_on else claim
         if not (go_on and (folder / RESULT).exists()):  # it may know the tracker's run
             write(folder / RESULT, as_json({"status": "running"}))
-        write(folder / "config.yaml", masked(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)))
+        write(folder / "config.yaml", yaml.safe_dump(masked_tree(dataclasses.asdict(config)), sort_keys=False))
         write(folder / "environment.json", as_json(environment))
         if not (go_on and self._rounds.exists()):
             write(self._rounds, self._line(self._columns))

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedsweep import cli, schema
-from fedsweep.environment import masked
 from fedsweep.errors import UserError
+from fedsweep.secrets import MASK, masked_tree
+from fedsweep.store import VARIABLE, chosen, named, sqlite_file
 from fedsweep.sweep import record as records
 from fedsweep.sweep.lock import locked
 from fedsweep.sweep.record import Record, Trial
@@ -67,8 +68,9 @@ def sweep(folder: Path, tracking_uri: str | None) -> None:
                     note = f"{note}\n\n{report.markdown(folder, record)}"
                 client.set_tag(run_id, "mlflow.note.content", note)
             store.close(parent, _sweep_status(record, trials, files.settings), _last(folder, record, trials))
-    uri = masked(tracker.uri or mlflow_store.default_uri())
-    print(f"{folder} -> {uri}: run {run_id}{' (made)' if made else ''}; runs of its trials: {store.tally}")
+    print(
+        f"{folder} -> {named(tracker.uri)}: run {run_id}{' (made)' if made else ''}; runs of its trials: {store.tally}"
+    )
     for line in store.tally.skipped:
         print(f"fedsweep: left out: {line}", file=sys.stderr)
 
@@ -107,20 +109,23 @@ def single(folder: Path, tracking_uri: str | None) -> None:
         store = mlflow_sync.Store(client, experiment, thorough=True)
         found = store.find(files.about.run_id)
         if found and found.info.status == "RUNNING" and not is_over(files.result):
-            local = client.tracking_uri.startswith("sqlite:")
+            local = sqlite_file(client.tracking_uri) is not None
             if not mlflow_store.is_dead(found.data.tags.get(mlflow_store.PROCESS, ""), local):
                 raise UserError(f"{folder}: its run has not ended; wait for it, or end it")
         run_id = store.bring(files, found, None)
         mlflow_sync.note(folder, dict(files.result), run_id)
-    print(f"{folder} -> {masked(tracker.uri or mlflow_store.default_uri())}: run {run_id} {store.tally}")
+    print(f"{folder} -> {named(tracker.uri)}: run {run_id} {store.tally}")
 
 
 def _tracker(settings: Mapping, tracking_uri: str | None) -> schema.Tracker:
     """Where the run was tracked, unless another place is named."""
     told = settings["tracker"]
     uri = tracking_uri or told["uri"]
-    if uri and "***" in uri:
-        raise UserError(f"tracker.uri={uri}: its password is written nowhere; --tracking-uri names the store")
+    if uri and MASK in uri:
+        if masked_tree(chosen(None)) != uri:
+            needs = f"its password is written nowhere; --tracking-uri or {VARIABLE} names the store"
+            raise UserError(f"tracker.uri={uri}: {needs}")
+        uri = chosen(None)
     return schema.Tracker(mlflow=True, uri=uri, experiment=told["experiment"])
 
 

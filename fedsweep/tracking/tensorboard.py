@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from fedsweep import secrets
 from fedsweep.errors import UserError
 from fedsweep.tracking.base import About, Tracker, metrics
 from fedsweep.tracking.run_folder import RoundRow
@@ -19,8 +20,13 @@ class TensorBoardTracker(Tracker):
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
             self._writer = tf.summary.create_file_writer(str(folder))
+            config = (about.folder / "config.yaml").read_text()
             with self._writer.as_default(step=0):
-                tf.summary.text("config", f"```\n{(about.folder / 'config.yaml').read_text()}\n```")
+                tf.summary.text("config", f"```\n{config}\n```")
+            self._writer.flush()
+            if secrets.MASK in config:  # as `files` does it
+                for path in folder.glob("events.out.tfevents.*"):
+                    path.chmod(0o600)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"tracker=tensorboard: {folder} cannot be written ({error})") from error
 
