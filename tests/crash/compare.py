@@ -177,7 +177,7 @@ def _compare_store(folder: Path, database: Path, counts: Counts) -> None:
 
 def _tags(database: Path) -> dict[str, dict[str, str]]:
     """Of runs that nobody has deleted."""
-    query = "SELECT r.run_uuid, key, value FROM runs r JOIN tags t ON r.run_uuid = t.run_uuid WHERE lifecycle_stage = 'active'"
+    query = "SELECT run_uuid, key, value FROM runs JOIN tags USING (run_uuid) WHERE lifecycle_stage = 'active'"
     found: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for run, key, value in _query(database, query):
         found[run][key] = value

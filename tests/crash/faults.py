@@ -248,7 +248,7 @@ class _Server:
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(folder / "artifacts"),
         )  # fmt: skip
-        if not self._process.until(self._answers, 120):
+        if not self._process.until(self._answers):
             raise Hung(f"the server does not start: {self._process.output()[-300:]}")
 
     def _answers(self) -> bool:

@@ -26,7 +26,7 @@ SWEEP = (
     "encoder.threshold=1000", "encoder.bits=2,4,8", "runtime.threads=1", "sweep.max_workers=2", "sweep.retries=3",
 )  # fmt: skip
 _MARK = "FEDSWEEP_CRASH_TRY"  # environment variable: whatever a try has started is found by it, in any session
-_SECONDS = 240  # an undisturbed sweep takes about ten
+_SECONDS = 600  # an undisturbed sweep takes about ten, on a machine with nothing else to do
 
 
 class Hung(Exception):
@@ -52,7 +52,8 @@ class Lab:
         self.reference = Reference(first)
         self.database.parent.mkdir()
         setup = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
-        subprocess.run([sys.executable, "-c", setup, f"sqlite:///{self.database}"], check=True, env=first.environment)
+        command = [sys.executable, "-c", setup, f"sqlite:///{self.database}"]
+        subprocess.run(command, check=True, env=first.environment, capture_output=True)
         return self.reference
 
 
@@ -186,11 +187,11 @@ class Process:
         self._process.wait()
 
     def workers(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.Error):
-            return [
-                p for p in psutil.Process(self.pid).children(recursive=True) if "fedsweep.sweep.worker" in p.cmdline()
-            ]
-        return []
+        try:
+            children = psutil.Process(self.pid).children(recursive=True)
+            return [child for child in children if "fedsweep.sweep.worker" in child.cmdline()]
+        except psutil.Error:
+            return []
 
     def kill_worker(self, draw: random.Random) -> bool:
         """SIGKILL to one of its workers; False if it has none."""
