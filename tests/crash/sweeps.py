@@ -26,6 +26,7 @@ SWEEP = (
     "encoder.threshold=1000", "encoder.bits=2,4,8", "runtime.threads=1", "sweep.max_workers=2", "sweep.retries=3",
 )  # fmt: skip
 _MARK = "FEDSWEEP_CRASH_TRY"  # environment variable: whatever a try has started is found by it, in any session
+_LAB = "FEDSWEEP_CRASH_LAB"  # the same of all tries together
 _SECONDS = 600  # an undisturbed sweep takes about ten, on a machine with nothing else to do
 
 
@@ -37,8 +38,15 @@ class Lab:
     """What all tries share: a folder, a cache of graphs, a tracking store that is set up, the reference sweep."""
 
     def __init__(self, folder: Path):
-        self.folder, self.cache = folder, folder / "cache"
+        self.folder, self.cache, self.ended = folder, folder / "cache", False
         self.database = folder / "ready" / "mlflow.db"
+
+    def end(self) -> None:
+        """Ends whatever was started here; nothing more can be."""
+        self.ended = True
+        for process in _marked(_LAB, str(self.folder)):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def place(self, name: str) -> Place:
         return Place(self, self.folder / f"{name}-{uuid.uuid4().hex[:8]}")
@@ -68,6 +76,7 @@ class Place:
         hidden = ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR", "PYTEST_CURRENT_TEST")
         self.environment = {key: value for key, value in os.environ.items() if key not in hidden} | {
             _MARK: self.name,
+            _LAB: str(lab.folder),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(self.temporary),
             "XDG_CACHE_HOME": str(lab.cache),
@@ -101,6 +110,8 @@ class Place:
 
     def command(self, *command: str, **environment: str) -> Process:
         """Starts any command as part of this try; its streams go to files outside the working folder."""
+        if self.lab.ended:
+            raise Hung("interrupted")
         self._commands += 1
         log = self.lab.folder / "streams" / f"{self.name}-{self._commands}"
         log.parent.mkdir(exist_ok=True)
@@ -108,7 +119,7 @@ class Place:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that this try has started and that still runs."""
-        return [process for process in psutil.process_iter() if _mark(process) == self.name]
+        return _marked(_MARK, self.name)
 
     def commands(self) -> list[str]:
         """Their command lines."""
@@ -133,11 +144,14 @@ class Place:
             (self.lab.folder / "streams" / name).unlink()
 
 
-def _mark(process: psutil.Process) -> str | None:
-    try:
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(_MARK)
-    except (psutil.Error, OSError):
-        return None
+def _marked(variable: str, value: str) -> list[psutil.Process]:
+    """The processes with this variable in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(variable) == value:
+                found.append(process)
+    return found
 
 
 class Process:
