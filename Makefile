@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.complete
 
-.PHONY: setup sweep test lint ui bench bench-peers growth lock wheel clean
+.PHONY: setup sweep test crash lint ui bench bench-peers growth lock wheel clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ sweep: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# Kills, full disks, servers that go away, 10,000 fuzzed inputs: docs/reliability.md says what is tried. 15 minutes.
+crash: setup
+	$(BIN)/python -m tests.crash --write docs/reliability.md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fedsweep import home
 from fedsweep.errors import UserError
 
 
@@ -18,7 +19,7 @@ def place(name: str, folder: str | None, otherwise: Path) -> tuple[Path, bool]:
     if folder is None and not data:
         return otherwise, False
     key, named = ("FEDSWEEP_DATA", data) if folder is None else ("dataset.dir", folder)
-    named = Path(named).expanduser()
+    named = home.expanded(key, named)
     if not os.path.isdir(named):  # noqa: PTH112 (Path's raises for names that are too long)
         raise UserError(f"{key}={named}: no such folder; name the one that holds {name}'s files")
     return (named / name if folder is None else named), True

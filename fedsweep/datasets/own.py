@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsweep import schema, seeds
+from fedsweep import home, schema, seeds
 from fedsweep.datasets import idx, partition
 from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory, members, numbered
 from fedsweep.errors import UserError
@@ -54,9 +54,9 @@ def load(config: schema.IdxData | schema.ArraysData, seed: int) -> FederatedData
 def paths(config: schema.IdxData | schema.ArraysData) -> list[Path]:
     """The files that the data is read from."""
     if isinstance(config, schema.ArraysData):
-        return [Path(config.file).expanduser()]
-    files = (config.train_images, config.train_labels, config.test_images, config.test_labels)
-    return [Path(file).expanduser() for file in files]
+        return [home.expanded("dataset.file", config.file)]
+    keys = ("train_images", "train_labels", "test_images", "test_labels")
+    return [home.expanded(f"dataset.{key}", getattr(config, key)) for key in keys]
 
 
 def _read(config: schema.IdxData | schema.ArraysData) -> _Arrays:

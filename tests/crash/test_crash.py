@@ -1,0 +1,14 @@
+"""The short form of `make crash`: one sweep that is killed twice, one whose disk is full, two in one folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from .sweeps import ROOT
+
+
+def test_a_few_faults_leave_nothing_lost_doubled_wrong_or_behind():
+    command = [sys.executable, "-m", "tests.crash", "--short", "--seed", "17"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
