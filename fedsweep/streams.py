@@ -21,25 +21,20 @@ def guard() -> None:
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        except OSError:  # the lowest number that is free is given: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__") or isinstance(getattr(stream, "buffer", None), _Patient):
             continue  # somebody has put another in its place (a notebook, a test), or it is ours
-        if stream is None:  # it was closed when Python started
-            lenient = io.TextIOWrapper(_Patient(_Raw(descriptor, "wb", closefd=False)), encoding="utf-8")
-        else:
-            stream.flush()
-            lenient = io.TextIOWrapper(
-                _Patient(_Raw(descriptor, "wb", closefd=False)),
-                encoding=stream.encoding,
-                errors=stream.errors,
-                line_buffering=stream.line_buffering,
-                write_through=stream.write_through,
-            )
-        setattr(sys, name, lenient)
-        setattr(sys, f"__{name}__", lenient)  # what Python flushes at its end
+        like = {"encoding": "utf-8"}  # of one that was closed when Python started
+        if stream is not None:
+            like = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering", "write_through")}
+            with contextlib.suppress(OSError):
+                stream.flush()
+        patient = io.TextIOWrapper(_Patient(_Raw(descriptor, "wb", closefd=False)), **like)
+        setattr(sys, name, patient)
+        setattr(sys, f"__{name}__", patient)  # what Python flushes at its end
 
 
 class _Patient(io.BufferedWriter):

@@ -170,7 +170,7 @@ def from_folder(folder: Path) -> Sweep:
             return _flat(_mapping(yaml.load(read_text(path, AGAIN), yaml.CSafeLoader)))
         except FileNotFoundError:
             raise UserError(f"{path}: is not there; {AGAIN}") from None
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DamagedFile(path, f"cannot be read ({' '.join(str(error).split())})", AGAIN) from error
 
     seeds = {trial: int(point.get("seed") or settings(trial)["seed"]) for trial, point in points.items()}
@@ -300,10 +300,11 @@ def _rounds(places: Mapping[tuple[int, int], Path], results: Mapping[Path, Mappi
         ]
         rounds = _ordered(pd.concat(tables) if tables else pd.DataFrame())
         _check_rounds(rounds, places, results)
-    except (ValueError, TypeError, pd.errors.ParserError):
+    except (ValueError, TypeError, pd.errors.ParserError) as error:
         for place in places.values():  # whose fault is it?
             check_end(place / RESULT, results[place], read_rounds(place / ROUNDS_FILE))
-        raise
+        place = next(iter(places.values()))
+        raise DamagedFile(place / ROUNDS_FILE, f"cannot be read beside the sweep's others ({error})", AGAIN) from error
     return rounds
 
 

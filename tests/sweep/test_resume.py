@@ -212,3 +212,22 @@ def test_workers_that_die_while_they_start_or_wait_are_replaced(fedsweep):
     finally:
         running.kill()
     assert [row["status"] for row in rows(folder)] == ["complete", "complete"]
+
+
+def test_a_file_that_cannot_be_written_stops_the_sweep_in_one_line_and_with_room_it_goes_on(fedsweep):
+    """A limit on the size of files stands for a full disk: the checkpoint is the first that is too large."""
+    arguments = ["-m", "rounds=6", "evaluate_every=3", "checkpoint_every=2", "model=2nn", "clients_per_round=3",
+                 "encoder.bits=2,4", "encoder.threshold=1000", "sweep.max_workers=1", "tracker=csv"]  # fmt: skip
+    command = ["bash", "-c", 'ulimit -f 100; exec "$0" "$@"', sys.executable, "-m", "fedsweep", *arguments]
+    full = subprocess.run([*command, "hydra.sweep.dir=out"], cwd=fedsweep.folder, capture_output=True, text=True)
+    assert full.returncode == 1
+    (line,) = full.stderr.splitlines()
+    assert line.startswith("fedsweep: ") and "/0/checkpoint.npz: File too large; raise the limit" in line
+    folder = fedsweep.folder / "out"
+    assert [row["status"] for row in rows(folder)] == ["interrupted"]
+    done = fedsweep(*arguments, "sweep.resume=out")
+    assert done.returncode == 0, done.stderr
+    assert fedsweep(*arguments, "hydra.sweep.dir=whole").returncode == 0
+    assert rows(folder) == rows(fedsweep.folder / "whole")
+    for trial in ("0", "1"):
+        assert rounds(folder / trial) == rounds(fedsweep.folder / "whole" / trial)

@@ -15,6 +15,8 @@ ROUNDS = """round,train_loss,train_accuracy,test_loss,test_accuracy,uplink_bits,
 1,2.5,0.1,,,10,20,30,0.5
 2,nan,0.2,1.5,0.25,20,40,60,0.5
 """
+WHOLE = ROUNDS.replace("nan", "2.4")  # of a complete run
+LAST = WHOLE.splitlines(keepends=True)[-1]
 PLAN = {"clients": 1}
 RESULT = {
     "status": "complete", "test_accuracy": 0.25, "test_loss": 1.5, "uplink_bits": 20, "downlink_bits": 40,
@@ -66,7 +68,7 @@ def test_what_a_power_cut_leaves_at_the_end_of_rounds_is_no_row(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "rounds.csv").write_text(ROUNDS)
+    (tmp_path / "rounds.csv").write_text(WHOLE)
     write_result(tmp_path, RESULT)
     assert read_result(tmp_path) == RESULT
     return tmp_path
@@ -110,7 +112,7 @@ def test_a_result_without_a_digest_must_make_sense_beside_its_rounds(folder, con
 
 
 @pytest.mark.parametrize(
-    "content", [ROUNDS.replace("0.25", "0.95"), ROUNDS + ROUNDS[-31:], ROUNDS[:-31], ROUNDS + "\0", None]
+    "content", [WHOLE.replace("0.25", "0.95"), WHOLE + LAST, WHOLE.removesuffix(LAST), WHOLE + "\0", None]
 )
 def test_the_rounds_of_a_run_that_is_over_stay_as_they_were(folder, content, capsys):
     """What is not is set aside, and said in one line: the run is made again."""
