@@ -138,11 +138,11 @@ def read_trials(folder: Path, record: Record) -> list[Trial]:
     for number, point in points.items():
         places = {replicate: folder / record.run_folder(number, replicate) for replicate in range(record.replicates)}
         results = {replicate: result for replicate, place in places.items() if (result := read_result(place))}
-        if not results:
-            continue
-        trial = trials[number] = Trial(number, point, record.replicates, results)
-        if (original := next(iter(results.values())).get("duplicate_of")) is not None:
-            trial.twin, trial.results = trials[original], {}
+        original = next(iter(results.values()), {}).get("duplicate_of")
+        if original is not None and original in trials:
+            trials[number] = Trial(number, point, record.replicates, twin=trials[original])
+        elif original is None and results:
+            trials[number] = Trial(number, point, record.replicates, results)
     return list(trials.values())
 
 
