@@ -225,14 +225,11 @@ def begun_trials(folder: Path, record: Record, read: Callable[[Path], dict | Non
     for number, point in enumerate(points):
         places = {replicate: folder / record.run_folder(number, replicate) for replicate in range(record.replicates)}
         results = {replicate: result for replicate, place in places.items() if (result := read(place))}
-        if not results:
-            continue
-        trial = trials[number] = Trial(number, point, record.replicates, results)
-        if (original := next(iter(results.values())).get("duplicate_of")) is not None:
-            if original not in trials:  # its own result is damaged: it is found again when that is there
-                del trials[number]
-                continue
-            trial.twin, trial.results = trials[original], {}
+        original = next(iter(results.values()), {}).get("duplicate_of")
+        if original is not None and original in trials:
+            trials[number] = Trial(number, point, record.replicates, twin=trials[original])
+        elif original is None and results:
+            trials[number] = Trial(number, point, record.replicates, results)
     return list(trials.values())
 
 

@@ -24,15 +24,17 @@ def check(config: schema.Config) -> None:
 
 
 def end(config: schema.Config, run_id: str | None, status: str) -> list[str]:
-    """Closes a run at the tracker whose process died without a word; what the tracker could not be told."""
-    lost: list[str] = []
-    if config.tracker.mlflow and run_id:
-        from fedsweep.tracking import mlflow_store
+    """Closes a run at the tracker whose process died without a word; what the tracker does not know of it now."""
+    if not config.tracker.mlflow:
+        return []
+    from fedsweep.tracking import mlflow_store
 
-        try:
-            client, _ = mlflow_store.connect(config.tracker)
-        except UserError as error:
-            return [str(error)]
+    lost = ["what its process had not delivered yet"]
+    try:
+        client, _ = mlflow_store.connect(config.tracker)
+    except UserError as error:
+        return [str(error)]
+    if run_id:
         mlflow_store.end(client, run_id, status, lost)
     return lost
 

@@ -125,10 +125,17 @@ def sweep_tags(sweep: str, record: Mapping) -> dict[str, str]:
     }
 
 
-def create_sweep(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapping, commit: str | None) -> str:
-    """Makes the parent run of a sweep; its id."""
+def create_sweep(
+    client: mlflow.MlflowClient,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    commit: str | None,
+    start_time: int | None = None,
+) -> str:
+    """Makes the parent run of a sweep; its id. `start_time`: milliseconds since 1970; None: now."""
     started = {"status": "running", PROCESS: this_process(), **_commit(commit)}
-    return client.create_run(experiment, run_name=name, tags={**tags, **started}).info.run_id
+    return client.create_run(experiment, start_time, {**tags, **started}, name).info.run_id
 
 
 def description(record: Mapping, command: Sequence[str]) -> str:

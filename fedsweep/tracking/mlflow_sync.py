@@ -105,7 +105,12 @@ class Store:
         self._thorough = thorough
 
     def find(self, run_id: str | None) -> Run | None:
-        """A run that nobody has deleted."""
+        """A run of this experiment that nobody has deleted."""
+        run = self.look_up(run_id)
+        return run if run and run.info.experiment_id == self.experiment else None
+
+    def look_up(self, run_id: str | None) -> Run | None:
+        """A run of any experiment that nobody has deleted."""
         if not run_id:
             return None
         try:

@@ -125,8 +125,8 @@ class Parent:
         tags = mlflow_run.sweep_tags(folder.name, record)
         with refusing(config):
             self.run_id = record["mlflow_run_id"]
-            self.is_new = not (self.run_id and mlflow_store.reopened(self.client, self.run_id))
-            if self.is_new:
+            known = mlflow_sync.Store(self.client, self.experiment).find(self.run_id)
+            if not (known and mlflow_store.reopened(self.client, self.run_id)):
                 self.run_id = mlflow_run.create_sweep(self.client, self.experiment, folder.name, tags, commit)
             for key, value in {**tags, "mlflow.note.content": self._about}.items():
                 self.client.set_tag(self.run_id, key, value)

@@ -43,7 +43,9 @@ def sweep(folder: Path, tracking_uri: str | None) -> None:
         client, experiment = mlflow_store.connect(tracker)
         with refusing(tracker):
             store = mlflow_sync.Store(client, experiment, thorough=True)
-            parent, former = store.find(record.mlflow_run_id), record.mlflow_run_id
+            parent, former = store.look_up(record.mlflow_run_id), record.mlflow_run_id
+            if parent:  # it may have been resumed with another one
+                store.experiment = parent.info.experiment_id
             tags = mlflow_run.sweep_tags(folder.name, dataclasses.asdict(record))
             made = parent is None
             if parent is None:
@@ -64,7 +66,8 @@ def sweep(folder: Path, tracking_uri: str | None) -> None:
             if changed:
                 command = files.about.environment["command"][1:]
                 note = mlflow_run.description(dataclasses.asdict(record), command)
-                if any(trial.status == "complete" for trial in trials if trial.results):
+                complete = any(trial.status == "complete" for trial in trials if trial.results)
+                if complete and not store.tally.skipped:  # a front needs all the files
                     note = f"{note}\n\n{report.markdown(folder, record)}"
                 client.set_tag(run_id, "mlflow.note.content", note)
             store.close(parent, _sweep_status(record, trials, files.settings), _last(folder, record, trials))
@@ -107,7 +110,7 @@ def single(folder: Path, tracking_uri: str | None) -> None:
     client, experiment = mlflow_store.connect(tracker)
     with refusing(tracker):
         store = mlflow_sync.Store(client, experiment, thorough=True)
-        found = store.find(files.about.run_id)
+        found = store.look_up(files.about.run_id)
         if found and found.info.status == "RUNNING" and not is_over(files.result):
             local = sqlite_file(client.tracking_uri) is not None
             if not mlflow_store.is_dead(found.data.tags.get(mlflow_store.PROCESS, ""), local):

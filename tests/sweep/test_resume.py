@@ -82,7 +82,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(fedsweep, whole):
         running.wait()
         assert not psutil.wait_procs(alive, timeout=20)[1]  # its workers have noticed
         assert "interrupted" not in (path / "result.json").read_text()
-        # nothing shows as running for ever: a process that the workers leave behind closes their runs and the sweep's
+        # nothing shows as running for ever: the process that watches the sweep closes their runs and the sweep's
         deadline = time.monotonic() + 60
         while "RUNNING" in (found := {run.info.status for run in tracked(fedsweep.folder)}):
             assert time.monotonic() < deadline, found

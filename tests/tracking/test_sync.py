@@ -291,3 +291,22 @@ def test_a_single_run_is_brought_too(tracked, copied, tmp_path, capsys, known):
     assert run.data.metrics["bits/total"] == int(last["total_bits"])
     sync.single(folder, uri)
     assert "1 right already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("tracker", "hint"), [("mlflow", True), ("tensorboard", False)])
+def test_what_a_single_run_could_not_tell_its_tracker_is_its_last_word(
+    config, tmp_path, monkeypatch, capsys, tracker, hint
+):
+    from fedsweep import job, trial
+
+    def run(config, folder, name, progress):
+        progress.untracked("metrics of 3 rounds were not delivered")
+        raise ArithmeticError("and then it failed")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trial, "run", run)
+    with pytest.raises(ArithmeticError):
+        job.run_single(config(f"tracker={tracker}"), "out")
+    said = capsys.readouterr().err
+    assert said.startswith("fedsweep: a tracker was not told: metrics of 3 rounds were not delivered")
+    assert ("python -m fedsweep.tracking.sync out brings it to MLflow" in said) == hint and said.count("\n") == 1
