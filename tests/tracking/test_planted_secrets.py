@@ -40,7 +40,7 @@ def make(spec):
     print("stderr:", *known, file=sys.stderr)
     raise RuntimeError(" and ".join(known))
 """
-SMALL = ("rounds=1", "model=2nn", "clients_per_round=2", "dataset.test_examples=50")
+SMALL = ("rounds=1", "model=2nn", "clients_per_round=2")
 
 
 @pytest.fixture(scope="module")
