@@ -40,7 +40,7 @@ def make(spec):
     print("stderr:", *known, file=sys.stderr)
     raise RuntimeError(" and ".join(known))
 """
-SMALL = ("rounds=1", "model=2nn", "clients_per_round=2", "dataset.test_examples=50")
+SMALL = ("rounds=1", "model=2nn", "clients_per_round=2")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,8 @@ def test_nothing_that_a_sweep_writes_has_a_secret_in_it(run, place, server):
     for name in ("multirun.yaml", "0/environment.json", "1/log.txt", "1/error.txt", "1/result.json", "trials.csv"):
         assert "***" in written[name].read_text(), name
     assert "***" in written["figures/provenance.json"].read_text()
-    opened = [name for name, path in written.items() if b"***" in path.read_bytes() and _is_open(path)]
+    texts = [path for path in written.values() if path.suffix not in (".png", ".pdf")]  # compressed: any bytes
+    opened = [path for path in texts if b"***" in path.read_bytes() and _is_open(path)]
     assert not opened and not _is_open(written["0/log.txt"]) and any("tensorboard" in name for name in written)
 
     (run_id,) = re.findall("^mlflow_run_id: (.*)$", written["sweep.yaml"].read_text(), re.MULTILINE)
