@@ -210,9 +210,10 @@ class Process:
     def kill_worker(self, draw: random.Random) -> bool:
         """SIGKILL to one of its workers; False if it has none."""
         workers = self.workers()
-        with contextlib.suppress(psutil.Error):
-            draw.choice(workers or [None]).kill()
-            return True
+        for worker in workers and [draw.choice(workers)]:
+            with contextlib.suppress(psutil.Error):
+                worker.kill()
+                return True
         return False
 
     def kill_all(self, processes: Sequence[psutil.Process]) -> None:
