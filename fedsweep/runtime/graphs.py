@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tensorflow_federated as tff
 from google.protobuf import message as protobuf
+from tensorflow.python.eager import context
 from tensorflow_federated.python.core.impl.computation import computation_impl
 
 from fedsweep.runtime import types
@@ -35,7 +37,18 @@ def as_function(computation: tff.Computation) -> Callable[..., Sequence[tf.Tenso
 
     # With a signature a call goes straight to TensorFlow. (A function made with `prune` first tries another way, fails,
     # and prints all its arguments into the message that nobody sees: 3 to 15 ms a call.)
-    return tf.compat.v1.wrap_function(run, _specs(computation.type_signature.parameter))
+    function = tf.compat.v1.wrap_function(run, _specs(computation.type_signature.parameter))
+    names = [inner.signature.name for inner in graph.library.function]
+    weakref.finalize(function, _forget, names).atexit = False
+    return function
+
+
+def _forget(names: Sequence[str]) -> None:
+    """Removes the functions that a graph has called: TensorFlow itself would keep them as long as the process lives."""
+    runtime = context.context()
+    for name in names:
+        if runtime.has_function(name):
+            runtime.remove_function(name)
 
 
 def _rename_functions(graph: tf.compat.v1.GraphDef, suffix: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from .compare import Counts, check, check_place, check_streams, refused, still_running
-from .sweeps import ROUNDS, TRIALS, Hung, Lab, Place, Process, cleared, files_in, result, rounds
+from .sweeps import ROOT, ROUNDS, TRIALS, Hung, Lab, Place, Process, cleared, files_in, result, rounds
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
 Fault = Callable[[Lab, random.Random, bool], Counts]
@@ -89,7 +89,7 @@ def kill_all(lab: Lab, draw: random.Random, short: bool) -> Counts:
 def _killed(lab: Lab, draw: random.Random, short: bool, kill: Callable) -> Counts:
     """One sweep, killed at several moments and resumed each time."""
     counts = Counts()
-    moments = ("rounds", "figures") if short else draw.choice(_ORDERS)
+    moments = ("rounds",) if short else draw.choice(_ORDERS)
     with cleared(lab.place("kill")) as place:
         if "migration" not in moments:
             place.use_ready_store()
@@ -180,13 +180,12 @@ def disk_full(lab: Lab, draw: random.Random, short: bool) -> Counts:
                 with contextlib.suppress(OSError):
                     while filler.write(bytes(block)) == block:
                         pass
-        status = _ends_in_words(place, process, counts)
+        _ends_in_words(place, process, counts)
         (place.folder / "filler").unlink()
         for trial in range(TRIALS):  # redone as README says
             if result(place.sweep() / str(trial)).get("status") == "failed":
                 shutil.rmtree(place.sweep() / str(trial))
-                status = 1
-        _ends(place, place.start() if status else process, counts, "the resumed sweep")
+        _ends(place, place.start(), counts, "the resumed sweep")
     return counts
 
 
@@ -323,6 +322,7 @@ def clock_back(lab: Lab, draw: random.Random, short: bool) -> Counts:
         clock = {
             "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_CACHE_DURATION": "1",
             "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1", "NO_FAKE_STAT": "1",
+            "PYTHONPATH": f"{_sleeping(lab)}:{ROOT}",
         }  # fmt: skip
         process = place.start(**clock)
         draw.choice((_start_up, _round, _result))(place, draw, process)
@@ -335,23 +335,29 @@ def clock_back(lab: Lab, draw: random.Random, short: bool) -> Counts:
     return counts
 
 
+def _sleeping(lab: Lab) -> Path:
+    """A folder for PYTHONPATH: under libfaketime 0.9.10 Python's own time.sleep raises EINVAL."""
+    folder = lab.folder / "sleeping"
+    folder.mkdir(exist_ok=True)
+    sleep = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
+    (folder / "sitecustomize.py").write_text(sleep)
+    return folder
+
+
 def two_in_one_folder(lab: Lab, draw: random.Random, short: bool) -> Counts:
-    """A second sweep in the folder of one that runs: as a new one, to resume it, and at the same moment."""
-    counts = Counts(tries=1 if short else 3)
+    """A second sweep in the folder of one that runs: to resume it, as a new one, and at the same moment."""
+    counts = Counts(tries=3)
     with cleared(lab.place("two")) as place:
         place.use_ready_store()
         process = place.start()
         if process.until((place.sweep() / ".lock").exists):
-            second = place.start()  # resumes
+            second = place.start()
             refused(second.errors() if second.wait() else [], second.wait(), counts, "a second one that resumes")
-            if not short:
-                third = place.command(
-                    sys.executable, "-m", "fedsweep", "-m", "encoder.bits=2,4", "hydra.sweep.dir=multirun_outputs/sweep"
-                )
-                refused(third.errors() if third.wait() else [], third.wait(), counts, "a second one, as new")
+            third = place.command(
+                sys.executable, "-m", "fedsweep", "-m", "encoder.bits=2,4", "hydra.sweep.dir=multirun_outputs/sweep"
+            )
+            refused(third.errors() if third.wait() else [], third.wait(), counts, "a second one, as new")
         _ends(place, process, counts)
-    if short:
-        return counts
     with cleared(lab.place("race")) as place:
         place.use_ready_store()
         both = [place.start(), place.start()]

@@ -51,18 +51,17 @@ class Lab:
     def place(self, name: str) -> Place:
         return Place(self, self.folder / f"{name}-{uuid.uuid4().hex[:8]}")
 
-    def prepare(self) -> Reference:
+    def prepare(self) -> None:
         """Sets a store up and runs the sweep undisturbed. The first run fills the cache: all others start warm."""
-        first = self.place("reference")
-        done = first.start()
-        if done.wait() != 0:
-            raise SystemExit(f"the undisturbed sweep failed:\n{done.output()}")
-        self.reference = Reference(first)
+        first, store = self.place("reference"), self.place("store")
         self.database.parent.mkdir()
         setup = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
-        command = [sys.executable, "-c", setup, f"sqlite:///{self.database}"]
-        subprocess.run(command, check=True, env=first.environment, capture_output=True)
-        return self.reference
+        made = store.command(sys.executable, "-c", setup, f"sqlite:///{self.database}")
+        done = first.start()
+        for process in (made, done):
+            if process.wait() != 0:
+                raise SystemExit(f"the undisturbed sweep failed:\n{process.output()}")
+        self.reference = Reference(first)
 
 
 class Place:
@@ -210,9 +209,10 @@ class Process:
     def kill_worker(self, draw: random.Random) -> bool:
         """SIGKILL to one of its workers; False if it has none."""
         workers = self.workers()
-        with contextlib.suppress(psutil.Error):
-            draw.choice(workers or [None]).kill()
-            return True
+        for worker in workers and [draw.choice(workers)]:
+            with contextlib.suppress(psutil.Error):
+                worker.kill()
+                return True
         return False
 
     def kill_all(self, processes: Sequence[psutil.Process]) -> None:

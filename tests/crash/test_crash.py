@@ -1,4 +1,4 @@
-"""The short form of `make crash`: one sweep that is killed twice, one whose disk is full, two in one folder."""
+"""The short form of `make crash`: a sweep that is killed, and one whose disk is full."""
 
 from __future__ import annotations
 
