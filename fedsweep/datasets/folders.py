@@ -18,7 +18,17 @@ def place(name: str, folder: str | None, otherwise: Path) -> tuple[Path, bool]:
     if folder is None and not data:
         return otherwise, False
     key, named = ("FEDSWEEP_DATA", data) if folder is None else ("dataset.dir", folder)
-    named = Path(named).expanduser()
+    named = expanded(named)
     if not os.path.isdir(named):  # noqa: PTH112 (Path's raises for names that are too long)
         raise UserError(f"{key}={named}: no such folder; name the one that holds {name}'s files")
     return (named / name if folder is None else named), True
+
+
+def expanded(name: str) -> Path:
+    """The path with its `~` in words. Raises UserError if that is nobody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}: no home folder is known for {name.split('/')[0]}; write the whole path"
+        ) from error
