@@ -25,10 +25,8 @@ def place(name: str, folder: str | None, otherwise: Path) -> tuple[Path, bool]:
 
 
 def expanded(name: str) -> Path:
-    """The path with its `~` in words. Raises UserError if that is nobody's home."""
+    """The path, its `~` replaced by the home folder. Raises UserError if that is nobody's home."""
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
-        raise UserError(
-            f"{name}: no home folder is known for {name.split('/')[0]}; write the whole path"
-        ) from error
+        raise UserError(f"{name}: no home folder is known for {name.split('/')[0]}; write the whole path") from error

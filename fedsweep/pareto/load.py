@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import yaml
 
+from fedsweep import shown
 from fedsweep.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Sweep:
         settings = self.settings(trial)
         for name in (key, f"{key}.name"):
             if name in settings:
-                return settings[name]
+                return shown.printable(settings[name])
         if key in self.keys:  # of another one of the sweep's grids
             return ""
         raise UserError(f"{key}: {self.name} has no such key; it sweeps {', '.join(self.keys) or 'nothing'}")
@@ -125,8 +126,9 @@ def from_folder(folder: Path) -> Sweep:
         with (folder / "sweep.yaml").open() as file:
             record = yaml.load(file, yaml.CSafeLoader)
         trials = pd.read_csv(folder / "trials.csv", dtype=str, keep_default_na=False)
+        trials = trials.rename(columns=lambda column: column.lstrip("+")).map(shown.from_cell)
         base, replicates = _flat(record["config"]), record["replicates"]
-        columns = list(record["space"])
+        keys = tuple(key.lstrip("+") for key in record["space"])
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is not there; a sweep's folder has sweep.yaml and trials.csv") from error
     except (yaml.YAMLError, pd.errors.ParserError, pd.errors.EmptyDataError, TypeError, KeyError) as error:
@@ -140,10 +142,9 @@ def from_folder(folder: Path) -> Sweep:
     first: dict[int, Path] = {}
     for (trial, _), place in places.items():
         first.setdefault(trial, place)
-    keys = tuple(key.lstrip("+") for key in columns)
     points = {
         int(trial): {key: value for key, value in zip(keys, values, strict=True) if value}
-        for trial, *values in complete.drop_duplicates("trial")[["trial", *columns]].itertuples(index=False)
+        for trial, *values in complete.drop_duplicates("trial")[["trial", *keys]].itertuples(index=False)
     }
     plans = {trial: _result(place) for trial, place in first.items()}
     # Where clients drop out, each replicate has sent another number of messages.

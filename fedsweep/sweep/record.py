@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fedsweep import shown
 from fedsweep.environment import masked
 from fedsweep.errors import UserError
 from fedsweep.files import write_atomically, write_json
@@ -94,8 +95,13 @@ class Trial:
     twin: Trial | None = None  # the earlier trial that this one is a duplicate of
 
     @property
+    def shown(self) -> dict[str, str]:
+        """The point as people are shown it; `point` is what Hydra reads."""
+        return shown.point(self.point)
+
+    @property
     def title(self) -> str:
-        return " ".join([f"trial {self.number}", *(f"{key}={value}" for key, value in self.point.items())])
+        return " ".join([f"trial {self.number}", *(f"{key}={value}" for key, value in self.shown.items())])
 
     @property
     def finished(self) -> bool:
@@ -156,10 +162,13 @@ def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], obj
     """trials.csv: a row for every run that has begun, and for the duplicates of runs that have ended."""
     best = front(trials, objectives)
     text = io.StringIO()
-    columns = ("trial", "replicate", "status", *keys, *_RESULT_COLUMNS, "on_front", "mlflow_run_id", "error")
+    names = {key: key.lstrip("+") for key in keys}  # +key is how Hydra is told to add one
+    columns = ("trial", "replicate", "status", *names.values(), *_RESULT_COLUMNS, "on_front", "mlflow_run_id", "error")
     table = csv.DictWriter(text, columns, extrasaction="ignore")
     table.writeheader()
     for trial in trials:
+        point = {names[key]: shown.cell(value) for key, value in trial.shown.items()}
         for row in trial.rows():
-            table.writerow({**row, "trial": trial.number, **trial.point, "on_front": trial.number in best})
+            told = {"trial": trial.number, **point, "on_front": trial.number in best}
+            table.writerow({**row, "error": shown.cell(shown.printable(row.get("error") or "")), **told})
     write_atomically(folder / TRIALS, text.getvalue())

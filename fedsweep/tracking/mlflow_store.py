@@ -22,7 +22,7 @@ import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from fedsweep import schema
+from fedsweep import schema, shown
 from fedsweep.environment import masked
 from fedsweep.errors import UserError
 from fedsweep.files import as_json
@@ -147,7 +147,7 @@ class MlflowTracker(Tracker):
             "dataset": config.dataset.name,
             "status": "running",
             _PROCESS: _this_process(),
-            "mlflow.note.content": f"`{' '.join(about.environment['command'])}`",
+            "mlflow.note.content": shown.in_code(" ".join(about.environment["command"])),
             **_commit(about.environment["git_commit"]),
         }
         if place := about.sweep:
@@ -275,12 +275,12 @@ class Parent:
 
 def _description(record: Mapping) -> str:
     """What a person reads above the runs, in Markdown."""
-    space = [f"| `{key}` | {_listed(values)} |" for key, values in record["space"].items()]
+    space = [f"| `{key}` | {shown.in_markdown(_listed(values))} |" for key, values in record["space"].items()]
     aims = ", ".join(f"{direction} {metric}" for metric, direction in record["objectives"].items())
     command = masked(" ".join(sys.argv[1:]))
     size = f"{record['n_trials']} trials, {record['replicates']} seeds each; {aims}."
     table = ["| swept | values |", "|---|---|", *space] if space else []
-    return "\n".join([f"`python -m fedsweep {command}`", "", size, "", *table])
+    return "\n".join([shown.in_code(f"python -m fedsweep {command}"), "", size, "", *table])
 
 
 def _swept(record: Mapping, group: str) -> str:
@@ -292,6 +292,7 @@ def _listed(values: Sequence[str] | str) -> str:
     """Some of many: descriptions and tags have 8000 characters."""
     if isinstance(values, str):
         return values
+    values = [shown.value(value) for value in values]
     more = [f"... ({len(values)} values)"] if len(values) > _MOST_LISTED else []
     return ", ".join([*values[:_MOST_LISTED], *more])
 
