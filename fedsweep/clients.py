@@ -21,7 +21,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Table
 
-from fedsweep import cli, environment, schema
+from fedsweep import cli, environment, schema, shown
 from fedsweep.errors import UserError
 from fedsweep.files import write_atomically
 
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         dataset = datasets.load(config.dataset, config.seed)
         held = count(dataset, options.most)
-        console = Console(width=None if sys.stdout.isatty() else 100, emoji=False)
+        console = Console(width=None if sys.stdout.isatty() else 100, emoji=False, markup=False)
         console.print(dataset.summary(), highlight=False)
         console.print(_shown(held))
         if options.out:
@@ -97,21 +97,21 @@ def count(dataset: FederatedDataset, most: int) -> Held:
 def _shown(held: Held) -> Table:
     """The first clients, then quartiles over all."""
     columns = [name for name in held.table if not name.startswith("label_")]
-    shown = Table()
+    table = Table()
     for column in columns:
-        shown.add_column(column, justify="left" if column == "client" else "right")
+        table.add_column(column, justify="left" if column == "client" else "right")
 
     def add(name: str, values: pd.Series, end_section: bool = False) -> None:
         cells = ["" if pd.isna(value) else f"{value:.2f}".removesuffix(".00") for value in values]
-        shown.add_row(name, *cells, end_section=end_section)
+        table.add_row(name, *cells, end_section=end_section)
 
     first = held.table.head(_ROWS)
     for k, row in enumerate(first[columns].itertuples(index=False), 1):
-        add(row[0], pd.Series(row[1:]), end_section=k == len(first))
+        add(shown.printable(row[0]), pd.Series(row[1:]), end_section=k == len(first))
     numbers = held.table[columns[1:]].astype(float)
     for name, at in (("minimum", 0), ("median", 0.5), ("maximum", 1)):
         add(f"{name} of {len(held.table)}", numbers.quantile(at))
-    return shown
+    return table
 
 
 def write(dataset: FederatedDataset, held: Held, folder: Path) -> None:
@@ -121,7 +121,7 @@ def write(dataset: FederatedDataset, held: Held, folder: Path) -> None:
     from fedsweep.pareto import style
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FILES[0], held.table.to_csv(index=False))
+    write_atomically(folder / FILES[0], shown.as_csv(held.table))
     with rc_context(style.settings(style.VENUES["wide"])):
         figure = draw(dataset, held)
         for name in FILES[1:]:

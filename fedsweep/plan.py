@@ -43,7 +43,7 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
     """Tables of both directions for one client and round, then totals for a round and for the run."""
     from fedsweep.federated import plan as planning
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     console.print(
         f"{model.name} on {config.dataset.name}: {model.parameters:,} parameters. Bits are for one client and round."
     )

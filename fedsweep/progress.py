@@ -45,10 +45,10 @@ class RunProgress(Progress):
         self._title, self._rounds = title, rounds
         self.lost: list[str] = []  # what trackers could not be told
         self._started, self._before = time.monotonic(), 0
-        self._console = Console(emoji=False)
+        self._console = Console(emoji=False, markup=False)
         self.live = self._console.is_terminal
         self._bar = rich.progress.Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),

@@ -44,7 +44,7 @@ _FOLD = r"(?:\\?\r?\n[ \t]*\\?)?"  # YAML and terminals fold long values
 _known: dict[str, str] = {}  # pattern -> what is written in the place of what it finds, the longest pattern first
 
 
-def shown(address: str) -> str:
+def visible(address: str) -> str:
     """The address as people may see it: without user, password and the secret values of its query."""
     return _parsed(address) if address else address
 
@@ -80,7 +80,7 @@ def masked(text: str) -> str:
     if _known:
         replacements = list(_known.values())
         text = _pattern(tuple(_known)).sub(lambda found: replacements[found.lastindex - 1], text)
-    return _ADDRESS.sub(lambda found: shown(found[0]), text) if "://" in text else text
+    return _ADDRESS.sub(lambda found: visible(found[0]), text) if "://" in text else text
 
 
 def masked_tree(content: Any, name: str = "") -> Any:
@@ -94,7 +94,7 @@ def masked_tree(content: Any, name: str = "") -> Any:
     if content and _is_secret(name):
         return MASK
     key, value = _override(content)
-    return f"{key}={masked_tree(value, key)}" if key else masked(shown(content))
+    return f"{key}={masked_tree(value, key)}" if key else masked(visible(content))
 
 
 def learn_process() -> None:

@@ -39,7 +39,7 @@ def named(given: str | None, key: str = "tracker.uri") -> str:
     if uri is None:
         return f"{sqlite_file(default_uri())} (the default)"
     said = VARIABLE if uri == os.environ.get(VARIABLE) else key
-    return f"{said}={secrets.masked(secrets.shown(uri))}"
+    return f"{said}={secrets.masked(secrets.visible(uri))}"
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -44,7 +44,7 @@ ADDRESSES = {
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_is_shown_without_what_is_secret(address):
     planted = address.format(PLANTED)
-    assert secrets.shown(planted) == ADDRESSES[address]
+    assert secrets.visible(planted) == ADDRESSES[address]
     assert secrets.masked_tree({"uri": planted}) == {"uri": ADDRESSES[address]}
     assert secrets.masked_tree([f"tracker.uri={planted}"]) == [f"tracker.uri={ADDRESSES[address]}"]
     secrets.learn([f"tracker.uri='{planted}'"])
@@ -65,7 +65,7 @@ def test_an_address_is_shown_without_what_is_secret(address):
 )
 def test_what_holds_no_secret_stays_as_it_is(address):
     secrets.learn(address)
-    assert secrets.shown(address) == address == secrets.masked(address)
+    assert secrets.visible(address) == address == secrets.masked(address)
     assert secrets.masked_tree({"rounds": 2, "x": [address, None, 1.5]}) == {"rounds": 2, "x": [address, None, 1.5]}
     assert not secrets.has_any()
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from fedsweep import home, schema, seeds
-from fedsweep.datasets import idx, partition
+from fedsweep.datasets import idx, npz, partition
 from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory, members, numbered
 from fedsweep.errors import UserError
 
@@ -67,33 +65,24 @@ def _read(config: schema.IdxData | schema.ArraysData) -> _Arrays:
 def _idx_files(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> _Arrays:
     arrays = {}
     for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
-        pixels = idx.read(images, np.uint8, (None, None, None))[..., None]
-        arrays[f"x_{part}"], arrays[f"y_{part}"] = pixels, idx.read(labels, np.uint8, (None,)).astype(np.int32)
-        _check_part(pixels, arrays[f"y_{part}"], images, labels)
+        pixels = idx.read(images, np.uint8, (None, None, None))
+        classes = idx.read(labels, np.uint8, (None,)).astype(np.int32)
+        _check_part(pixels, classes, images, labels)
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = pixels[..., None], classes
     if arrays["x_test"].shape[1:] != arrays["x_train"].shape[1:]:
         raise UserError(f"{test_images}: images of another size than those of {train_images}")
     return arrays
 
 
-_NEEDED = ("x_train", "y_train", "x_test", "y_test")
+_NEEDED, _CLIENTS = ("x_train", "y_train", "x_test", "y_test"), ("client_train", "client_test")
 
 
 @functools.lru_cache(maxsize=1)
 def _archive(path: Path) -> _Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            if missing := [name for name in _NEEDED if name not in content.files]:
-                raise UserError(f"{path}: has no {missing[0]}; the arrays {', '.join(_NEEDED)} belong in it")
-            names = [*_NEEDED, *(name for name in ("client_train", "client_test") if name in content.files)]
-            arrays = {name: content[name] for name in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError) as error:  # TypeError: a lone .npy
-        raise UserError(f"{path}: not a whole npz file of plain arrays ({error})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-
+    arrays = npz.read(path, _NEEDED, _CLIENTS)
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.ndim not in (3, 4) or x.dtype not in (np.uint8, np.float32, np.float64):
+        if x.ndim not in (3, 4) or (x.dtype.kind != "f" and x.dtype != np.uint8):
             needs = "images, uint8 or float, [n, height, width] or [n, height, width, channels] belong"
             raise UserError(f"{path}: x_{part} is {x.dtype} {list(x.shape)} where {needs}")
         if y.ndim == 2 and y.shape[1] == 1:  # Keras's CIFAR
@@ -105,26 +94,44 @@ def _archive(path: Path) -> _Arrays:
             raise UserError(f"{path}: y_{part} has class {y.max()}, above the number of examples; number them from 0")
         if y.min() < 0:
             raise UserError(f"{path}: y_{part} has class {y.min()} where 0 or more belongs")
-        if 0 in x.shape[1:]:
-            raise UserError(f"{path}: x_{part} is {x.dtype} {list(x.shape)}: images without a pixel")
         x = x[..., None] if x.ndim == 3 else x
-        if x.dtype == np.float64:
-            x = x.astype(np.float32)
-        if x.dtype == np.float32 and not np.isfinite(x).all():
-            raise UserError(f"{path}: x_{part} holds a NaN or an infinity")
+        if x.dtype.kind == "f":
+            x = _as_float32(x, f"{path}: x_{part}")
         arrays[f"x_{part}"], arrays[f"y_{part}"] = x, y.astype(np.int32)
-        clients = arrays.get(f"client_{part}")
-        if clients is not None and clients.dtype.kind not in "iuUS":
-            raise UserError(f"{path}: client_{part} is {clients.dtype} where names or whole numbers belong")
-        if clients is not None and clients.shape != y.shape:
-            raise UserError(f"{path}: client_{part} has shape {list(clients.shape)} where {list(y.shape)} belongs")
+        if (clients := arrays.get(f"client_{part}")) is not None:
+            _check_clients(clients, y, f"{path}: client_{part}")
     if arrays["x_test"].shape[1:] != arrays["x_train"].shape[1:] or arrays["x_test"].dtype != arrays["x_train"].dtype:
         raise UserError(f"{path}: x_test has images of another size or type than x_train")
     return arrays
 
 
+def _as_float32(x: np.ndarray, where: str) -> np.ndarray:
+    """Floats of any width and byte order in the machine's own, as they are."""
+    if not np.isfinite(x).all():
+        raise UserError(f"{where} holds a NaN or an infinity")
+    with np.errstate(over="ignore"):  # it is said below
+        narrow = x.astype(np.float32, copy=False)
+    if not np.isfinite(narrow).all():
+        raise UserError(f"{where} holds {x.flat[np.abs(x).argmax()]:.3g}, which float32 cannot; scale it")
+    return narrow
+
+
+def _check_clients(clients: np.ndarray, y: np.ndarray, where: str) -> None:
+    if clients.dtype.kind not in "iuUS":
+        raise UserError(f"{where} is {clients.dtype} where names or whole numbers belong")
+    if clients.shape != y.shape:
+        raise UserError(f"{where} has shape {list(clients.shape)} where {list(y.shape)} belongs")
+    if clients.dtype.kind == "U":
+        try:
+            "\n".join(np.unique(clients).tolist()).encode()
+        except ValueError as error:  # no such character, or half of one
+            raise UserError(f"{where} holds a name that is no text ({error})") from error
+
+
 def _check_part(x: np.ndarray, y: np.ndarray, images: object, labels: object) -> None:
     """`images` and `labels` are where they come from."""
+    if 0 in x.shape[1:]:
+        raise UserError(f"{images} is {x.dtype} {list(x.shape)}: images without a pixel")
     if len(x) != len(y):
         raise UserError(f"{labels}: {len(y)} labels for the {len(x)} images of {images}")
     if not len(y):

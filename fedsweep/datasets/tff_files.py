@@ -21,11 +21,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsweep import schema, seeds
-from fedsweep.datasets import text
+from fedsweep.datasets import reading, text
 from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, held_out_clients
 from fedsweep.datasets.folders import place
-from fedsweep.errors import UserError
+from fedsweep.errors import DamagedFile, UserError
 
+_KIND, _AGAIN = "a SQLite file in TFF's format", "fetch it again"
+_MOST = 2**31 - 1  # examples of a client: above it is damage
 _URL = "https://storage.googleapis.com/tff-datasets-public/"
 _Features = Mapping[str, np.ndarray]  # of all examples of a client
 
@@ -202,11 +204,14 @@ class _Reader:
             noise = ("Graph execution error", "Detected at node", "<stack traces")
             lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
             what = next((line for line in lines if not line.startswith(noise)), type(error).__name__)
-            raise UserError(f"{self._path}: client {client_id}: its examples cannot be read ({what})") from error
+            what = f"client {client_id}: its examples cannot be read ({what})"
+            raise DamagedFile(self._path, what, _AGAIN) from error
         inputs, labels = self._source.examples({name: tensor.numpy() for name, tensor in features.items()})
         if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
             found = f"labels from {labels.min()} to {labels.max()} where 0 to {self._classes - 1} belong"
-            raise UserError(f"{self._path}: client {client_id}: {found}")
+            raise DamagedFile(self._path, f"client {client_id}: {found}", _AGAIN)
+        if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+            raise DamagedFile(self._path, f"client {client_id}: a pixel is a NaN or an infinity", _AGAIN)
         return inputs, labels
 
     def pooled(
@@ -229,22 +234,26 @@ class _Reader:
 
 def _opened(source: _Source, path: Path) -> tuple[tff.simulation.datasets.ClientData, ...]:
     """TFF's training and test data; a third split, which Stack Overflow has, is not used."""
-    try:
-        train, *_, test = source.load(cache_dir=str(path.parent))
-    except StopIteration as error:
-        raise UserError(f"{path}: holds no client in {' or '.join(source.splits)}; fetch it again") from error
-    except (sqlite3.Error, tff.simulation.datasets.sql_client_data.DatabaseFormatError) as error:
-        raise UserError(f"{path}: not a SQLite file in TFF's format ({error}); fetch it again") from error
+    with reading.opened(path, _KIND, _AGAIN):
+        try:
+            train, *_, test = source.load(cache_dir=str(path.parent))
+        except StopIteration as error:
+            what = f"holds no client in {' or '.join(source.splits)}"
+            raise DamagedFile(path, what, _AGAIN) from error
     return train, test
 
 
 def _sizes(path: Path, split: str) -> dict[str, int]:
     """client -> its number of rows."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        try:
-            rows = connection.execute(
-                "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ?", [split]
-            )
-            return dict(rows.fetchall())
-        except sqlite3.Error as error:
-            raise UserError(f"{path}: {error}; fetch it again") from error
+    with (
+        reading.content_of(path, _KIND, _AGAIN),
+        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+    ):
+        query = "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ?"
+        sizes = dict(connection.execute(query, [split]).fetchall())
+    for client, size in sizes.items():
+        if not isinstance(client, str) or not client or "\0" in client:
+            raise DamagedFile(path, f"client {client!r} in {split}: its name is no text", _AGAIN)
+        if not isinstance(size, int) or not 0 < size <= _MOST:
+            raise DamagedFile(path, f"client {client} in {split}: has {size!r} examples", _AGAIN)
+    return sizes

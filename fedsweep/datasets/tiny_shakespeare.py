@@ -7,22 +7,23 @@ The text is the one of github.com/karpathy/char-rnn (the text itself is in the p
 from __future__ import annotations
 
 import collections
+import contextlib
 import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 
 from fedsweep import schema, seeds
-from fedsweep.datasets import text
+from fedsweep.datasets import reading, text
 from fedsweep.datasets.federated import DataSpec, Examples, InMemory
 from fedsweep.datasets.folders import place
-from fedsweep.errors import UserError
+from fedsweep.errors import DamagedFile, UserError
 
 _URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
 _HASH = "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 _NAMES = ("input.txt", "input.txt.gz")
+_LONGEST = 2**28  # bytes of text that are read: the plays have 2**20, and a small archive can unfold to anything
 
 
 def spec(config: schema.TinyShakespeareData) -> DataSpec:
@@ -71,22 +72,29 @@ def _examples(speeches: dict[str, list[str]], length: int) -> tuple[Examples, li
 
 def _speeches(path: Path) -> dict[str, list[str]]:
     """Speaker -> what he says, in the order of the text."""
+    with reading.opened(path, "a whole gzip file", "fetch it again") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if path.suffix == ".gz" and not zipped:
+            raise DamagedFile(path, "not a gzip file though its name says so", f"name a plain text {_NAMES[0]}")
+        with gzip.open(file) if zipped else contextlib.nullcontext(file) as unzipped:
+            raw = unzipped.read(_LONGEST + 1)
+    if len(raw) > _LONGEST:
+        raise DamagedFile(path, f"more than {_LONGEST} bytes of text", "a play belongs there")
     try:
-        raw = path.read_bytes()
-        content = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
+        content = raw.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text in UTF-8 ({error})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DamagedFile(path, f"not a text in UTF-8 ({error})", "save it as one") from error
+    if "\0" in content:
+        raise DamagedFile(path, "not a text (it holds NUL bytes)", "fetch it again")
     found: dict[str, list[str]] = collections.defaultdict(list)
     for block in content.split("\n\n"):
         speaker, colon, spoken = block.strip("\n").partition(":\n")
         if colon and "\n" not in speaker and spoken:
             found[speaker].append(spoken)
     if not found:
-        raise UserError(f"{path}: no speech in it; blocks of a line SPEAKER: and of what is spoken belong there")
+        right = "blocks of a line SPEAKER: and of what is spoken belong there"
+        raise DamagedFile(path, "no speech in it", right)
     return dict(found)
 
 

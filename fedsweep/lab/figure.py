@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
+from fedsweep import shown
 from fedsweep.pareto.style import COLOURS, MARKERS, saved
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ def draw(rows: Sequence[Row], formats: Sequence[str]) -> list[bytes]:
                 panel.tick_params(labelbottom=True)
         for line in axes:
             line[0].set_ylabel("normalised squared error of the mean")
-        handles = [plt.Line2D([], [], label=curve, **style) for (_, curve), style in styles.items()]
+        handles = [plt.Line2D([], [], label=shown.shortened(curve), **style) for (_, curve), style in styles.items()]
         handles.append(plt.Line2D([], [], label="front", **_FRONT))
-        figure.legend(handles=handles, loc="outside lower center", ncols=entries, frameon=False, handlelength=2.6)
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=entries, frameon=False, handlelength=2.6
+        )
+        for text in legend.get_texts():  # the axes' powers of ten are mathematics, a $ of a user's is a dollar
+            text.set_parse_math(False)
         try:
             return [saved(figure, name) for name in formats]
         finally:

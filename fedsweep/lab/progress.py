@@ -18,7 +18,7 @@ class LabProgress:
 
     def __init__(self, total: int):
         terminal = sys.stdout.isatty()
-        self._console = Console(width=None if terminal else 140)
+        self._console = Console(width=None if terminal else 140, emoji=False, markup=False)
         columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"))
         self._bar = rich.progress.Progress(
             *columns, TimeRemainingColumn(compact=True), TextColumn("left"),

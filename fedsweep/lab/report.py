@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from fedsweep import files
+from fedsweep import files, shown
 from fedsweep.errors import UserError
 from fedsweep.lab.choices import Choice
 from fedsweep.pareto.front import on_front
@@ -49,7 +49,7 @@ def marked(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row], title: str, repeats: int) -> Table:
     """The rows of one kind of vectors, by bits."""
-    shown = Table(
+    made = Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -59,13 +59,13 @@ def table(rows: Sequence[Row], title: str, repeats: int) -> Table:
         caption_justify="left",
     )
     for column in ("", "encoder", "bits/element", "nmse", "+-", "bias", "noise", "encode ms", "decode ms"):
-        shown.add_column(column, justify="left" if column in ("", "encoder") else "right", no_wrap=True)
+        made.add_column(column, justify="left" if column in ("", "encoder") else "right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row.measured.bits, row.measured.nmse)):
         m = row.measured
         errors = (_text(m.nmse), _text(m.interval, m.nmse), _text(m.bias), _text(m.noise, m.bias))
         times = (f"{value:.2f}" for value in (m.encode_ms, m.decode_ms))
-        shown.add_row("*" if row.on_front else "", row.choice.label, f"{m.bits:.4g}", *errors, *times)
-    return shown
+        made.add_row("*" if row.on_front else "", shown.printable(row.choice.label), f"{m.bits:.4g}", *errors, *times)
+    return made
 
 
 def _text(value: float, whole: float = 0.0) -> str:
@@ -97,6 +97,10 @@ def write(folder: Path, rows: Sequence[Row], clients: int, repeats: int, seed: i
         files.write_atomically(folder / name, data)
 
 
+def _cell(text: str) -> str:
+    return shown.cell(shown.printable(text))
+
+
 def _csv(rows: Sequence[Row], clients: int, repeats: int, seed: int) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -105,7 +109,7 @@ def _csv(rows: Sequence[Row], clients: int, repeats: int, seed: int) -> str:
         c, m = row.choice, row.measured
         numbers = (m.bits, m.nmse, m.interval, m.bias, m.noise, round(m.encode_ms, 4), round(m.decode_ms, 4))
         writer.writerow(
-            [c.encoder, c.label, " ".join(c.overrides), row.vectors, m.elements, clients, repeats, seed]
+            [*map(_cell, (c.encoder, c.label, " ".join(c.overrides), row.vectors)), m.elements, clients, repeats, seed]
             + ["" if math.isnan(number) else number for number in numbers]
             + [row.on_front]
         )

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from fedsweep import shown
 from fedsweep.errors import UserError
 from fedsweep.pareto.front import attainment, hypervolume, on_front
 from fedsweep.pareto.load import Sweep
@@ -209,7 +210,8 @@ def _data_set(sweep: Sweep, trial: int) -> str:
     settings = sweep.settings(trial)
     own = {key: value for key, value in settings.items() if key.startswith("dataset.") and key != "dataset.dir"}
     name = own.pop("dataset.name")
-    return " ".join([name, *(f"{key.removeprefix('dataset.')}={value}" for key, value in sorted(own.items()))])
+    words = (f"{key.removeprefix('dataset.')}={value}" for key, value in sorted(own.items()))
+    return shown.printable(" ".join([name, *words]))
 
 
 def _shortened(tasks: pd.Series) -> pd.Series:

@@ -15,6 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedsweep import shown
 from fedsweep.pareto import labels, style
 from fedsweep.pareto.analysis import QUARTILES, Analysis, Task
 
@@ -71,7 +72,7 @@ def _task_panels(analysis: Analysis, look: Look, draw_one: Callable[[Axes, Task]
     figure, panels = _figure(width, min(height, 3 * width), rows, columns)
     for axes, task in zip(panels.flat, tasks, strict=False):
         if len(tasks) > 1:
-            axes.set_title(task.name)
+            axes.set_title(shown.shortened(task.name))
         axes.set_xlabel(x_name(analysis))
         axes.set_ylabel(y_name(analysis))
         draw_one(axes, task)
@@ -229,7 +230,9 @@ def _places(points: pd.DataFrame) -> list[tuple[float, float]]:
 def _legend(figure: Figure, look: Look, names) -> None:
     """Of the groups that could not be named where they are."""
     handles = [
-        Line2D([], [], linestyle="none", label=name, **look.groups[name]) for name in look.groups if name in names
+        Line2D([], [], linestyle="none", label=shown.shortened(name), **look.groups[name])
+        for name in look.groups
+        if name in names
     ]
     if handles:
         columns = max(1, int(look.venue.width / (0.09 * max(len(h.get_label()) for h in handles) + 0.35)))
@@ -295,7 +298,9 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
         points = _of(analysis, task)
         axes.set_xscale("log", base=2)
         if task.surface is None:
-            axes.set_title(f"{task.name}: no two seeds that every configuration has", fontsize=look.venue.size - 1)
+            axes.set_title(
+                f"{shown.shortened(task.name)}: no two seeds that every configuration has", fontsize=look.venue.size - 1
+            )
             return
         x, surfaces = task.surface
         reached = surfaces[~np.isnan(surfaces)]
@@ -307,7 +312,7 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
         axes.step(x, median, where="post", color=style.COLOURS[0])
         axes.plot(points.x, points.y, ".", color="0.6", markersize=3, zorder=1)
         seeds = len(task.seeds)
-        name = f"{task.name}: " if len(analysis.tasks) > 1 else ""
+        name = f"{shown.shortened(task.name)}: " if len(analysis.tasks) > 1 else ""
         text = f"{name}{seeds} seeds: half attain the line, {QUARTILES[0]:.0%} and {QUARTILES[2]:.0%} the band's edges"
         axes.set_title(text, fontsize=look.venue.size - 2)
 
@@ -333,7 +338,7 @@ def _row_names(analysis: Analysis, configs: list[int]) -> list[str]:
     names = []
     for config in configs:
         name = analysis.configs.label[config] + (" (uncompressed)" if config in baselines else "")
-        names.append(f"{analysis.configs.task[config]}: {name}" if several else name)
+        names.append(shown.shortened(f"{analysis.configs.task[config]}: {name}" if several else name))
     return names
 
 
@@ -408,7 +413,8 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
         )  # fmt: skip
         base = own[own.config == task.baseline]
         axes.plot(base.x, base.y, linestyle="none", markersize=6, zorder=4, **_BASELINE)
-        axes.set_title(group if len(analysis.tasks) == 1 else f"{task.name}: {group}", fontsize=look.venue.size - 1)
+        title = group if len(analysis.tasks) == 1 else f"{task.name}: {group}"
+        axes.set_title(shown.shortened(title, int(14 * width / columns)), fontsize=look.venue.size - 1)
         if place + columns >= len(cells):
             axes.tick_params(labelbottom=True)
     for axes in panels.flat[len(cells) :]:
@@ -444,7 +450,7 @@ def _plans(analysis: Analysis, look: Look) -> Figure:
         name = f"{tensor} ({direction})" if len(directions) > 1 and column != "others" else tensor
         colour = "0.75" if column == "others" else style.COLOURS[place % len(style.COLOURS)]
         axes.barh(
-            range(len(table)), table[column], left=left, height=0.7, color=colour, label=name,
+            range(len(table)), table[column], left=left, height=0.7, color=colour, label=shown.shortened(name, 30),
             hatch=hatches[direction], edgecolor="white", linewidth=0.3,
         )  # fmt: skip
         left += table[column].to_numpy()

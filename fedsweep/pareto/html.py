@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedsweep import shown
 from fedsweep.errors import UserError
 from fedsweep.pareto import figures, style
 from fedsweep.pareto.analysis import Analysis
@@ -27,7 +28,11 @@ def page(analysis: Analysis) -> bytes:
     except ImportError as error:
         raise UserError("--formats html: needs plotly; pip install 'fedsweep[html]'") from error
     looks = style.styles(list(analysis.configs.group.unique()))
-    titles = [f"{what}{task.name}" for task in analysis.tasks for what in ("front: ", "curves: ")]
+    titles = [
+        f"{what}{shown.in_html(shown.shortened(task.name))}"
+        for task in analysis.tasks
+        for what in ("front: ", "curves: ")
+    ]
     figure = make_subplots(rows=len(analysis.tasks), cols=2, subplot_titles=titles)
     named: set[str] = set()
     for row, task in enumerate(analysis.tasks, 1):
@@ -40,7 +45,7 @@ def page(analysis: Analysis) -> bytes:
         for group, own in points.groupby("group", sort=False):
             look = looks[group]
             text = [
-                f"{p.label}<br>{format_bits(p.x)}{_ratio(analysis, p)}<br>"
+                f"{shown.in_html(p.label)}<br>{format_bits(p.x)}{_ratio(analysis, p)}<br>"
                 f"{figures.y_name(analysis)} {p.y:.4f}, {p.n} seeds, round {p.round:.0f}"
                 for p in own.itertuples()
             ]
@@ -53,8 +58,9 @@ def page(analysis: Analysis) -> bytes:
             error_bars = {"array": own.y_half, "thickness": 1}
             figure.add_trace(
                 go.Scatter(
-                    x=own.x, y=own.y, error_y=error_bars, mode="markers", marker=marker, name=group,
-                    legendgroup=group, showlegend=group not in named, text=text, hoverinfo="text",
+                    x=own.x, y=own.y, error_y=error_bars, mode="markers", marker=marker,
+                    name=shown.in_html(shown.shortened(group, 30)),
+                    legendgroup=shown.in_html(group), showlegend=group not in named, text=text, hoverinfo="text",
                 ), row, 1,
             )  # fmt: skip
             named.add(group)
@@ -65,7 +71,9 @@ def page(analysis: Analysis) -> bytes:
             figure.add_trace(
                 go.Scatter(
                     x=mean.x, y=mean.y, mode="lines", line={"color": looks[group]["color"], "width": 1.2},
-                    name=analysis.configs.label[config], legendgroup=group, showlegend=False,
+                    name=shown.in_html(shown.shortened(analysis.configs.label[config])),
+                    legendgroup=shown.in_html(group),
+                    showlegend=False,
                 ), row, 2,
             )  # fmt: skip
     every = analysis.evaluations.x
@@ -73,7 +81,9 @@ def page(analysis: Analysis) -> bytes:
     names = [style.short_bits(bits) for bits in places]
     figure.update_xaxes(type="log", title_text=figures.x_name(analysis), tickvals=places, ticktext=names)
     figure.update_yaxes(title_text=figures.y_name(analysis))
-    figure.update_layout(template="plotly_white", height=480 * len(analysis.tasks), title_text=analysis.selection)
+    figure.update_layout(
+        template="plotly_white", height=480 * len(analysis.tasks), title_text=shown.in_html(analysis.selection)
+    )
     return figure.to_html(include_plotlyjs=True, full_html=True, div_id="pareto").encode()
 
 

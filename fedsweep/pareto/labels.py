@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.axes import Axes
 
+from fedsweep import shown
+
 _DIRECTIONS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
 _DISTANCES = (4.0, 8.0, 13.0, 19.0, 26.0)  # points, between a marker's centre and its text
 _LEADER = 10.0  # from here on a thin line joins them
@@ -44,7 +46,7 @@ def place(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines: Sequen
     segments = np.concatenate(segments) if segments else np.zeros([0, 4])
     inside, taken, left = axes.bbox.extents, np.zeros([0, 4]), []
     for label in labels:
-        measured = axes.text(0, 0, label.text, **label.style).get_window_extent(renderer)
+        measured = axes.text(0, 0, shown.shortened(label.text), **label.style).get_window_extent(renderer)
         axes.texts[-1].remove()
         size = np.array([measured.width, measured.height]) + 2
         best = None
@@ -73,7 +75,7 @@ def place(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines: Sequen
 def _draw(axes: Axes, label: Label, anchor, offset, direction, distance: float) -> None:
     leader = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
     axes.annotate(
-        label.text,
+        shown.shortened(label.text),
         axes.transData.inverted().transform(anchor),
         xytext=offset,
         textcoords="offset points",

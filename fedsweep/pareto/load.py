@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fedsweep import shown
 from fedsweep.errors import DamagedFile, UserError
 from fedsweep.files import read_text
-from fedsweep.sweep.record import REBUILT, SWEEP, TRIALS, plain, read_sweep, read_trials
+from fedsweep.sweep.record import REBUILT, SWEEP, TRIALS, read_sweep, read_trials, same_point
 from fedsweep.tracking.run_folder import AGAIN, RESULT, check_end, read_result, read_rounds
 from fedsweep.tracking.run_folder import ROUNDS as ROUNDS_FILE
 
@@ -90,7 +91,7 @@ class Sweep:
         settings = self.settings(trial)
         for name in (key, f"{key}.name"):
             if name in settings:
-                return settings[name]
+                return shown.printable(settings[name])
         if key in self.keys:  # of another one of the sweep's grids
             return ""
         raise UserError(f"{key}: {self.name} has no such key; it sweeps {', '.join(self.keys) or 'nothing'}")
@@ -130,12 +131,12 @@ def from_folder(folder: Path) -> Sweep:
     """The sweep in a folder; it may still be running."""
     try:
         record = read_sweep(folder / SWEEP)
-        columns = list(record["space"])
-        rows = read_trials(folder / TRIALS, columns)
+        keys = tuple(key.lstrip("+") for key in record["space"])
+        rows = read_trials(folder / TRIALS, keys)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is not there; a sweep's folder has {SWEEP} and {TRIALS}") from error
     base, replicates = _flat(record["config"]), record["replicates"]
-    trials = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["trial", "status", *columns], dtype=str)
+    trials = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["trial", "status", *keys], dtype=str)
     complete = trials[trials.status == "complete"]
 
     def place(row: Mapping[str, str]) -> Path:
@@ -146,10 +147,9 @@ def from_folder(folder: Path) -> Sweep:
     first: dict[int, Path] = {}
     for (trial, _), place in places.items():
         first.setdefault(trial, place)
-    keys = tuple(key.lstrip("+") for key in columns)
     points = {
         int(trial): {key: value for key, value in zip(keys, values, strict=True) if value}
-        for trial, *values in complete.drop_duplicates("trial")[["trial", *columns]].itertuples(index=False)
+        for trial, *values in complete.drop_duplicates("trial")[["trial", *keys]].itertuples(index=False)
     }
     plans = {trial: results[place] for trial, place in first.items()}
     # Where clients drop out, each replicate has sent another number of messages.
@@ -217,7 +217,7 @@ def _results(folder: Path, record: Mapping, rows: Mapping[Path, Mapping[str, str
     points = dict(enumerate(record.get("points") or ()))  # of an enumerated space
     for row in rows.values() if points else ():
         point = points.get(int(row["trial"]))
-        if point is None or any(plain(row[key]) != plain(point.get(key, "")) for key in record["space"]):
+        if point is None or not same_point(row, point, record["space"]):
             raise DamagedFile(folder / TRIALS, f"the values of trial {row['trial']} are not those of {SWEEP}", REBUILT)
     return found
 

@@ -7,12 +7,14 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from unittest import mock
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from fedsweep import shown
 from fedsweep.units import UNITS
 
 # Okabe and Ito's colours without yellow, which is faint on white. Colours are not needed to tell markers apart.
@@ -66,6 +68,7 @@ def settings(venue: Venue) -> dict:
         "pdf.fonttype": 42,  # TrueType: submission systems refuse Type 3
         "ps.fonttype": 42,
         "svg.hashsalt": "fedsweep",  # identifiers are random without
+        "text.parse_math": False,  # a $ of a user's is a dollar
         "pgf.rcfonts": False,  # the paper's own fonts
     }
 
@@ -77,8 +80,11 @@ _METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Soft
 def saved(figure: Figure, name: str) -> bytes:
     """The figure as pdf, svg, png or pgf."""
     if name == "pgf":
+        from matplotlib.backends import backend_pgf
+
         text = io.StringIO()
-        figure.savefig(text, format=name)
+        with mock.patch.object(backend_pgf, "_tex_escape", shown.in_latex):  # its own leaves $, #, &, ... to LaTeX
+            figure.savefig(text, format=name)
         return text.getvalue().encode()
     content = io.BytesIO()
     figure.savefig(content, format=name, metadata=_METADATA[name])

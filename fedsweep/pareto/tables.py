@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from fedsweep import shown
 from fedsweep.pareto.analysis import RESAMPLES, Analysis
 from fedsweep.units import format_bits
 
@@ -42,7 +43,7 @@ def csv(analysis: Analysis) -> str:
     for (target,), found in analysis.targets.groupby(["target"]):
         table[f"{x}_to_{target:g}"] = points.config.map(found.set_index("config")["mean"])
         table[f"reached_{target:g}"] = points.config.map(found.set_index("config").reached)
-    return table.to_csv(index=False, lineterminator="\n")
+    return shown.as_csv(table)
 
 
 def summary(analysis: Analysis) -> dict:
@@ -98,9 +99,9 @@ def latex(analysis: Analysis, configs: Sequence[int]) -> str:
     tasks = len(analysis.tasks) > 1
     for config in configs:
         point, place = points.loc[config], analysis.configs.loc[config]
-        cells = [_escaped(place.task)] if tasks else []
+        cells = [shown.in_latex(place.task)] if tasks else []
         cells += [
-            _escaped(place.label),
+            shown.in_latex(place.label),
             _bits(point.x, point.x_half),
             f"{place.float32 / point.x:.2f}",
             _number(point.y, point.y_half),
@@ -112,7 +113,7 @@ def latex(analysis: Analysis, configs: Sequence[int]) -> str:
         if resampled:
             cells.append(f"{point.resampled:.0f}" if point.resampled == point.resampled else "--")
         rows.append(" & ".join(cells) + r" \\")
-    y = _escaped(question.y.replace("_", " "))
+    y = shown.in_latex(question.y.replace("_", " "))
     heads = (["data set"] if tasks else []) + ["configuration", f"{question.x} bits", "float32 ratio", y]
     heads += [f"{y} at {format_bits(budget)}" for budget in sorted(analysis.budgets.budget.unique())]
     heads += [f"bits to {target:g}" for target in sorted(analysis.targets.target.unique())]
@@ -124,9 +125,9 @@ def latex(analysis: Analysis, configs: Sequence[int]) -> str:
         means = "Single seeds"
     return "\n".join(
         [
-            f"% {means}; {analysis.selection}.",
+            f"% {means}; {shown.printable(analysis.selection)}.",
             *(
-                f"% Without runs of {sweep.name} that are not complete: {sweep.missing}."
+                f"% Without runs of {shown.printable(sweep.name)} that are not complete: {sweep.missing}."
                 for sweep in analysis.sweeps
                 if sweep.left_out
             ),
@@ -163,10 +164,3 @@ def _number(mean: float, half: float) -> str:
 
 def _bits(mean: float, half: float) -> str:
     return format_bits(mean) + (rf" $\pm$ {format_bits(half)}" if half == half and half > 0 else "")
-
-
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-
-
-def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedsweep import shown
 from fedsweep.pareto.analysis import Analysis, Task
 from fedsweep.pareto.style import short_bits
 from fedsweep.units import format_bits
@@ -22,7 +23,7 @@ def show(analysis: Analysis) -> None:
     for sweep in analysis.sweeps:
         if sweep.left_out:
             print(f"{sweep.name}: without runs that are not complete ({sweep.missing})")
-    console = Console(width=None if sys.stdout.isatty() else 110, emoji=False)
+    console = Console(width=None if sys.stdout.isatty() else 110, emoji=False, markup=False)
     for task in analysis.tasks:
         console.print(_table(analysis, task))
         if (analysis.points.config.map(analysis.configs.task) == task.name).sum() > 1:
@@ -58,9 +59,9 @@ def markdown(analysis: Analysis) -> str:
     points = analysis.points.join(analysis.configs[["task", "label"]], on="config")
     for task in analysis.tasks:
         front = points[(points.task == task.name) & points.on_front].sort_values("x").head(_MOST_ROWS)
-        lines += [f"Pareto front on {task.name} ({analysis.selection}):", ""]
+        lines += [f"Pareto front on {shown.in_markdown(task.name)} ({analysis.selection}):", ""]
         lines += [f"| configuration | {question.x} bits | {question.y} |", "|---|---|---|"]
-        lines += [f"| {p.label} | {format_bits(p.x)} | {p.y:.4f} |" for p in front.itertuples()]
+        lines += [f"| {shown.in_markdown(p.label)} | {format_bits(p.x)} | {p.y:.4f} |" for p in front.itertuples()]
     return "\n".join(lines)
 
 

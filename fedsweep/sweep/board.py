@@ -42,7 +42,7 @@ class Board:
     """Takes in what happens to runs; a context manager."""
 
     def __init__(self, record: Record, workers: int):
-        self._console = Console(emoji=False)
+        self._console = Console(emoji=False, markup=False)
         self._replicates, self._workers = record.replicates, workers
         self._left = record.n_trials * record.replicates  # runs without a result
         self._lines = not self._console.is_terminal or self._left <= _FEW

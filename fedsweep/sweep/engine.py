@@ -152,7 +152,7 @@ class Engine:
             title = trial.title if trial.replicates == 1 else f"{trial.title} replicate {replicate}"
             seeded = dataclasses.replace(config, seed=config.seed + replicate)
             self._runs[trial.number].append(
-                Run(trial.number, replicate, title, seeded, folder, self.folder, trial.point)
+                Run(trial.number, replicate, title, seeded, folder, self.folder, trial.shown)
             )
 
     def _refuse(self, trial: Trial, replicate: int, status: str, error: str) -> dict:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fedsweep import shown
 from fedsweep.errors import DamagedFile, UserError
 from fedsweep.files import read_text, sha256, write_atomically
 from fedsweep.pareto.front import on_front
@@ -110,7 +111,7 @@ def _fingerprint(content: Mapping) -> str:
 
 
 def read_trials(path: Path, keys: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a trials.csv with a column for each of the swept `keys`.
+    """The rows of a trials.csv with a column for each of the swept `keys`, which are without a leading "+".
 
     Raises:
       FileNotFoundError: it is not there.
@@ -120,7 +121,7 @@ def read_trials(path: Path, keys: Iterable[str]) -> list[dict[str, str]]:
     columns = [*_BEFORE_KEYS, *keys, *_RESULT_COLUMNS, *_AFTER_RESULTS]
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        header = table.fieldnames or []
+        header = table.fieldnames = [name.lstrip("+") for name in table.fieldnames or []]
         if missing := [name for name in columns if name not in header]:
             raise ValueError(f"it has no column {missing[0]}")
         rows = list(table)
@@ -138,25 +139,29 @@ def read_trials(path: Path, keys: Iterable[str]) -> list[dict[str, str]]:
             raise ValueError("a run stands there twice")
     except (ValueError, csv.Error) as error:
         raise DamagedFile(path, f"cannot be read ({error})", REBUILT) from error
-    return rows
+    return [{name: shown.from_cell(cell) for name, cell in row.items()} for row in rows]
 
 
-def plain(value: str) -> str:
-    """A swept value without the quotes of the command line."""
-    return str(value).replace("\\", "").strip("'\"")
+def same_point(row: Mapping[str, str], point: Point, keys: Iterable[str]) -> bool:
+    """Whether a row of trials.csv has the values of a point; earlier versions wrote them with their quotes."""
+    return all(
+        row.get(key.lstrip("+"), row.get(key, "")) in (point.get(key, ""), shown.value(point.get(key, "")))
+        for key in keys
+    )
 
 
 def drawn(folder: Path, record: Record) -> list[Point]:
-    """The points of the trials that a sweep had begun, as trials.csv has them; none where it cannot be read."""
+    """The points of the trials that a sweep had begun, as trials.csv shows them; none where it cannot be read."""
+    names = {key: key.lstrip("+") for key in record.space}
     try:
-        rows = {int(row["trial"]): row for row in read_trials(folder / TRIALS, record.space)}
+        rows = {int(row["trial"]): row for row in read_trials(folder / TRIALS, names.values())}
     except FileNotFoundError:
         return []
     except DamagedFile as error:
         print(f"{error.path}: {error.what}; it is written again from the runs' results", flush=True)
         return []
     numbers = itertools.takewhile(rows.__contains__, itertools.count())
-    return [{key: rows[number][key] for key in record.space if rows[number][key]} for number in numbers]
+    return [{key: rows[number][name] for key, name in names.items() if rows[number][name]} for number in numbers]
 
 
 def record_failure(folder: Path, error: str, status: str = "failed") -> dict:
@@ -178,8 +183,13 @@ class Trial:
     twin: Trial | None = None  # the earlier trial that this one is a duplicate of
 
     @property
+    def shown(self) -> dict[str, str]:
+        """The point as people are shown it; `point` is what Hydra reads."""
+        return shown.point(self.point)
+
+    @property
     def title(self) -> str:
-        return " ".join([f"trial {self.number}", *(f"{key}={value}" for key, value in self.point.items())])
+        return " ".join([f"trial {self.number}", *(f"{key}={value}" for key, value in self.shown.items())])
 
     @property
     def finished(self) -> bool:
@@ -258,10 +268,13 @@ def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], obj
     """trials.csv: a row for every run that has begun, and for the duplicates of runs that have ended."""
     best = front(trials, objectives)
     text = io.StringIO()
-    columns = (*_BEFORE_KEYS, *keys, *_RESULT_COLUMNS, *_AFTER_RESULTS)
+    names = {key: key.lstrip("+") for key in keys}  # +key is how Hydra is told to add one
+    columns = (*_BEFORE_KEYS, *names.values(), *_RESULT_COLUMNS, *_AFTER_RESULTS)
     table = csv.DictWriter(text, columns, extrasaction="ignore")
     table.writeheader()
     for trial in trials:
+        point = {names[key]: shown.cell(value) for key, value in trial.shown.items()}
         for row in trial.rows():
-            table.writerow({**row, "trial": trial.number, **trial.point, "on_front": trial.number in best})
+            told = {"trial": trial.number, **point, "on_front": trial.number in best}
+            table.writerow({**row, "error": shown.cell(shown.printable(row.get("error") or "")), **told})
     write_atomically(folder / TRIALS, text.getvalue())

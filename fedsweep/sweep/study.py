@@ -31,8 +31,8 @@ from optuna.trial import TrialState
 from fedsweep import schema, seeds
 from fedsweep.errors import DamagedFile, NotWritten, UserError
 from fedsweep.files import sha256, writing
-from fedsweep.secrets import masked, shown
-from fedsweep.sweep.record import plain
+from fedsweep.secrets import masked, visible
+from fedsweep.sweep.record import same_point
 from fedsweep.sweep.space import Choices, Dimension, Point, Range
 
 JOURNAL = "study.journal"
@@ -85,7 +85,9 @@ class Study:
         self._distributions = {key: _distribution(dimension) for key, dimension in dimensions.items()}
         self._numbers: list[int] = []  # Optuna's numbers of our trials
         self._pending: optuna.Trial | None = None  # drawn, not committed
-        self._where = where = "study.journal" if isinstance(storage, BaseStorage) else f"sweep.storage={shown(storage)}"
+        self._where = where = (
+            "study.journal" if isinstance(storage, BaseStorage) else f"sweep.storage={visible(storage)}"
+        )
         try:
             backend = get_storage(storage)
             self._study = self._open(name, backend)
@@ -138,7 +140,7 @@ class Study:
             self._pending = self._study.ask({key: self._distributions[key] for key in keys})
         self._numbers.append(self._pending.number)
         point = self._point(self._pending)
-        if number < len(self._expected) and _plain(point) != _plain(self._expected[number]):
+        if number < len(self._expected) and not same_point(self._expected[number], point, self._dimensions):
             then, now = self._expected[number], f"Optuna {optuna.__version__} draws {point}"
             raise UserError(f"trial {number} was {then}, and {now}; go on with the version that began the sweep")
         return point
@@ -258,10 +260,10 @@ def refuse_used(storage: str | None, name: str) -> None:
     except Exception as error:
         reason = masked(str(error)).partition("\n")[0]
         right = "name an Optuna storage, such as sqlite:///studies.db, or leave it null"
-        raise UserError(f"sweep.storage={shown(storage)}: cannot be used ({reason}); {right}") from error
+        raise UserError(f"sweep.storage={visible(storage)}: cannot be used ({reason}); {right}") from error
     if name in names:
         right = "rename the sweep's folder (hydra.sweep.dir), or resume it"
-        raise UserError(f"sweep.storage={shown(storage)}: holds a study named {name}; {right}")
+        raise UserError(f"sweep.storage={visible(storage)}: holds a study named {name}; {right}")
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
@@ -271,10 +273,6 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
         return IntDistribution(0, dimension.count - 1)
     kind = IntDistribution if dimension.whole else FloatDistribution
     return kind(dimension.low, dimension.high, log=dimension.log)
-
-
-def _plain(point: Point) -> Point:
-    return {key: plain(value) for key, value in point.items()}
 
 
 def _text(dimension: Dimension, value: CategoricalChoiceType) -> str:

@@ -32,7 +32,7 @@ def show_trials(trials: Sequence[Trial]) -> None:
             for key in ("test_accuracy", "uplink_bits", "downlink_bits", "uplink_ratio", "downlink_ratio"):
                 values = [run[key] for run in runs if run.get(key) is not None]
                 result[key] = sum(values) / len(values) if values else None
-            rows.append(Row({"trial": str(trial.number), **keys, **trial.point}, result))
+            rows.append(Row({"trial": str(trial.number), **keys, **trial.shown}, result))
     if rows:
         show(rows)
 
@@ -51,7 +51,7 @@ def show_plans(engine: Engine) -> None:
         if sent:
             parts = zip((*sent, sum(sent)), (*coded, any(coded)), strict=True)
             bits = [format_bits(number) + (" + code" if more else "") for number, more in parts]
-        table.add_row(str(trial.number), *(trial.point.get(key, "") for key in engine.record.space), *bits, note)
+        table.add_row(str(trial.number), *(trial.shown.get(key, "") for key in engine.record.space), *bits, note)
     console = _console()
     console.print(table)
     record = engine.record
@@ -63,7 +63,7 @@ def show_plans(engine: Engine) -> None:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+    return Console(width=None if sys.stdout.isatty() else 140, emoji=False, markup=False)
 
 
 def show(rows: Sequence[Row]) -> None:

@@ -13,6 +13,7 @@ import mlflow
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
+from fedsweep import shown
 from fedsweep.files import as_json
 from fedsweep.secrets import masked
 from fedsweep.tracking.base import About, Place, metrics
@@ -42,7 +43,7 @@ def create(
         "dataset": settings["dataset"]["name"],
         "status": "running",
         PROCESS: this_process(),
-        "mlflow.note.content": f"`{' '.join(about.environment['command'])}`",
+        "mlflow.note.content": shown.in_code(" ".join(about.environment["command"])),
         **_commit(about.environment["git_commit"]),
         **(place_tags(about.sweep) if about.sweep else {}),
     }
@@ -140,11 +141,11 @@ def create_sweep(
 
 def description(record: Mapping, command: Sequence[str]) -> str:
     """What a person reads above the runs of a sweep, in Markdown. `command`: the arguments that started it."""
-    space = [f"| `{key}` | {_listed(values)} |" for key, values in record["space"].items()]
+    space = [f"| `{key}` | {shown.in_markdown(_listed(values))} |" for key, values in record["space"].items()]
     aims = ", ".join(f"{direction} {metric}" for metric, direction in record["objectives"].items())
     size = f"{record['n_trials']} trials, {record['replicates']} seeds each; {aims}."
     table = ["| swept | values |", "|---|---|", *space] if space else []
-    return "\n".join([f"`python -m fedsweep {masked(' '.join(command))}`", "", size, "", *table])
+    return "\n".join([shown.in_code(f"python -m fedsweep {masked(' '.join(command))}"), "", size, "", *table])
 
 
 def _swept(record: Mapping, group: str) -> str:
@@ -156,6 +157,7 @@ def _listed(values: Sequence[str] | str) -> str:
     """Some of many: descriptions and tags have 8000 characters."""
     if isinstance(values, str):
         return values
+    values = [shown.value(value) for value in values]
     more = [f"... ({len(values)} values)"] if len(values) > _MOST_LISTED else []
     return ", ".join([*values[:_MOST_LISTED], *more])
 

@@ -41,7 +41,7 @@ def _show(host: str, port: int) -> None:
         raise UserError(f"--port {port}: must be from 1 to 65535")
     uri = store.chosen(None) or store.default_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"{store.VARIABLE} names a server: open {secrets.masked(secrets.shown(uri))}")
+        print(f"{store.VARIABLE} names a server: open {secrets.masked(secrets.visible(uri))}")
         return
     _refuse_used(host, port)
     with mlflow_store.reading(None, store.VARIABLE, f"{store.VARIABLE} names another store") as client:

@@ -92,14 +92,46 @@ def test_labels_of_another_length_or_class_are_named(folder):
         (gzip.compress(bytes([0, 0, 8, 3, 0, 0])), "announces"),
         (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1, 2])), "announces"),
         (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 2])), r"uint8 \[2\] where int32 \[any, 8\] belongs"),
+        (bytes([0, 0, 13, 1, 0, 0, 0, 1, 0, 0, 0, 0]), r"float32 \[1\] where int32 \[any, 8\] belongs"),
+        (bytes([0, 0, 14, 1, 0, 0, 0, 0]), r"float64 \[0\] where int32 \[any, 8\] belongs"),
+        (bytes([0, 0, 8, 0, 7]), r"uint8 \[\] where int32 \[any, 8\] belongs"),
+        (bytes([0, 0, 8, 255]) + bytes(1020), "uint8 of rank 255 where"),
+        (bytes([0, 0, 8, 255, 1]), "5 bytes where its header of rank 255 announces 1024 for itself"),
+        (bytes([0, 0, 8, 3]) + b"\x80\0\0\0" * 3 + b"12", "announces 9903520314283042199192993808 bytes"),
+        (
+            gzip.compress(bytes([0, 0, 12, 2]) + b"\x80\0\0\0" * 2),
+            "announces 18446744073709551628 bytes, and it can hold",
+        ),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 1, 1, 2]), "more bytes where its header announces 9"),
     ],
-    ids=["no gzip", "no IDX", "empty", "header cut off", "data cut off", "another type"],  # gzip's bytes hold the time
+    ids=[
+        "no gzip",
+        "no IDX",
+        "empty",
+        "header cut off",
+        "data cut off",
+        "another type",
+        "float32",
+        "float64",
+        "rank 0",
+        "rank 255",
+        "rank 255 cut off",
+        "sizes of 2^31",
+        "sizes of 2^31 in gzip",
+        "more data",
+    ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_named_with_the_reason(tmp_path, content, says):
     path = tmp_path / "labels.gz"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"labels.gz: .*{says}"):
         idx.read(path, np.int32, (None, 8))
+
+
+def test_plain_idx_bytes_are_read_whatever_the_name_says(tmp_path):
+    write_idx(tmp_path / "plain", np.arange(16, dtype=np.int32).reshape(2, 8))
+    (tmp_path / "plain").rename(tmp_path / "plain.gz")
+    assert idx.read(tmp_path / "plain.gz", np.int32, (None, 8)).tolist()[1] == list(range(8, 16))
 
 
 @pytest.fixture

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import io
+import itertools
+import os
+import struct
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from formats import write_idx
 
 from fedsweep import datasets
-from fedsweep.errors import UserError
+from fedsweep.datasets import own
+from fedsweep.errors import DamagedFile, UserError
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -84,7 +94,14 @@ def test_examples_are_held_out_where_clients_are_made(config, tmp_path):
         ({"x_test": np.zeros((12, 9, 9), np.uint8)}, "x_test has images of another size"),
         ({"x_test": np.zeros((0, 12, 12), np.uint8), "y_test": np.zeros(0, int)}, "holds no example"),
         ({"client_train": np.arange(3)}, r"client_train has shape \[3\] where \[60\] belongs"),
-        ({"x_train": np.array([None] * 60)}, "not a whole npz file of plain arrays"),
+        (
+            {"x_train": np.array([None] * 60)},
+            r"not a whole npz file of plain arrays \(x_train: it holds Python objects",
+        ),
+        ({"x_train": np.array(3, np.uint8)}, r"x_train is uint8 \[\] where images"),
+        ({"x_train": np.zeros((60, 12, 12), int)}, r"x_train is int64 .* where images, uint8 or float"),
+        ({"x_train": np.full((60, 12, 12), -1e39)}, r"x_train holds -1e\+39, which float32 cannot"),
+        ({"client_train": np.array(["\ud800"] * 60)}, "client_train holds a name that is no text"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -92,6 +109,123 @@ def test_what_does_not_fit_is_named_with_the_reason(config, tmp_path, changes, s
     with pytest.raises(UserError, match=rf"a\.npz: .*{says}|a\.npz: {says}") as refused:
         arrays(config, tmp_path / "a.npz", **changes)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f8", "f2", np.longdouble], ids=str)
+def test_floats_of_any_width_and_byte_order_are_read(config, tmp_path, kind):
+    floats = {name: (ARRAYS[name] / 8).astype(kind) for name in ("x_train", "x_test")}
+    labels = {name: ARRAYS[name].astype(">i8") for name in ("y_train", "y_test")}
+    data = arrays(config, tmp_path / "a.npz", **floats, **labels)
+    assert data.examples.inputs.dtype == data.test.inputs.dtype == np.dtype("=f4")
+    assert data.examples.labels.dtype == np.dtype("=i4") and data.examples.labels.tolist() == ARRAYS["y_train"].tolist()
+    assert np.array_equal(data.examples.inputs[..., 0], (ARRAYS["x_train"] / 8).astype(kind).astype(np.float32))
+
+
+def zipped(path, compression=zipfile.ZIP_STORED, **members):
+    """An npz file whose members are the usual arrays, but for `members`, as bytes."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, array in ARRAYS.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            for data in members.get(name, [content.getvalue()]):
+                archive.writestr(f"{name}.npy", data)
+
+
+def npy(header, data=b"", version=1):
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H", len(header)) + header.encode() + data
+
+
+def header(shape, descr="|u1"):
+    return f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [
+        (npy("{{{"), "its header cannot be read"),
+        (npy("{" * 5000), "its header cannot be read"),
+        (npy("\t\n\\"), "its header cannot be read"),
+        (npy(header("(6,)"), version=9), "its header cannot be read"),
+        (npy(header((640_000_000_000_000,)), b"1234"), "640000000000000 bytes are announced"),
+        (npy(header((2**32, 2**32)), b"1234"), "18446744073709551616 bytes are announced"),
+        (npy(header((-2, -2)), b"1234"), r"4 bytes are announced for uint8 \[-2, -2\]"),
+        (npy(header((2, 2)), b"12345"), "4 bytes are announced .* and 5 are there"),
+        (npy(header((2**40,), "|V0")), "0 bytes are announced"),
+        (npy(header((2,), "|O"), b"12345678" * 2), "it holds Python objects"),
+        (b"no array", "its header cannot be read"),
+        (b"", "its header cannot be read"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_member_that_is_no_array_is_refused_before_memory_is_taken(tmp_path, member, says):
+    zipped(tmp_path / "a.npz", x_train=[member])
+    with pytest.raises(
+        DamagedFile, match=rf"a\.npz: not a whole npz file of plain arrays \(x_train: .*{says}"
+    ) as refused:
+        own._archive(tmp_path / "a.npz")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_np_savez_never_writes_are_refused_with_the_reason(tmp_path):
+    one = npy(header((60, 12, 12)), bytes(60 * 144))
+    zipped(tmp_path / "twice.npz", x_train=[one, one])
+    with pytest.raises(DamagedFile, match="it holds x_train twice"):
+        own._archive(tmp_path / "twice.npz")
+    zipped(tmp_path / "bz2.npz", zipfile.ZIP_BZIP2)
+    with pytest.raises(DamagedFile, match="x_train: it is compressed by method 12"):
+        own._archive(tmp_path / "bz2.npz")
+    zipped(tmp_path / "a.npz")
+    whole = (tmp_path / "a.npz").read_bytes()
+    place = whole.index(b"PK\x01\x02")  # the directory's first entry
+    for name, at, value, says in (
+        ("encrypted", 8, b"\x01\x00", "x_train: it is encrypted"),
+        ("version", 6, b"\xff\x00", "zip file version 25.5"),
+        ("bomb", 24, struct.pack("<I", 2**31), "x_train: 2147483648 bytes are announced, which a file of"),
+    ):
+        start = place + at
+        (tmp_path / f"{name}.npz").write_bytes(whole[:start] + value + whole[start + len(value) :])
+        with pytest.raises(DamagedFile, match=rf"{name}\.npz: not a whole npz file of plain arrays \(.*{says}"):
+            own._archive(tmp_path / f"{name}.npz")
+    (tmp_path / "sum.npz").write_bytes(whole.replace(ARRAYS["x_train"].tobytes()[:8], b"12345678"))
+    with pytest.raises(DamagedFile, match=r"Bad CRC-32"):
+        own._archive(tmp_path / "sum.npz")
+
+
+def test_a_file_that_cannot_be_opened_says_why(config, tmp_path, monkeypatch):
+    def said(name):
+        with pytest.raises(UserError) as refused:
+            datasets.load(config("dataset=arrays", f"dataset.file='{name}'").dataset, 0)
+        return str(refused.value)
+
+    (tmp_path / "folder").mkdir()
+    assert said(tmp_path / "folder") == f"{tmp_path}/folder: cannot be read (Is a directory)"
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: is a pipe or a device" in said(tmp_path / "pipe")
+    assert "/dev/zero: is a pipe or a device" in said("/dev/zero")
+    assert "cannot be read (File name too long)" in said("x" * 300)
+    assert "no home folder is known for ~nobody_has_this" in said("~nobody_has_this/a.npz")
+    monkeypatch.setattr(Path, "open", functools.partialmethod(_full, Path.open))
+    (tmp_path / "a.npz").touch()
+    assert said(tmp_path / "a.npz") == f"{tmp_path}/a.npz: cannot be read (Too many open files)"
+
+
+def _full(path, real, *arguments, **keywords):
+    if path.name == "a.npz":
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+    return real(path, *arguments, **keywords)
+
+
+def test_idx_images_without_a_pixel_are_refused(config, tmp_path):
+    for part in ("train", "test"):
+        write_idx(tmp_path / f"{part}_images", np.zeros((6, 28, 0), np.uint8))
+        write_idx(tmp_path / f"{part}_labels", np.zeros(6, np.uint8))
+    files = [
+        f"dataset.{part}_{kind}={tmp_path}/{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")
+    ]
+    with pytest.raises(UserError, match=r"train_images is uint8 \[6, 28, 0\]: images without a pixel"):
+        datasets.load(config("dataset=idx", *files, "dataset.clients=2", "clients_per_round=1").dataset, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more"], ids=["empty", "text", "broken"])

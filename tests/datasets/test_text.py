@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsweep import datasets
-from fedsweep.datasets import text
+from fedsweep.datasets import text, tiny_shakespeare
 from fedsweep.errors import UserError
 
 PLAY = "ROMEO:\nO, speak again!\n\nJULIET:\nO Romeo, Romeo!\nWherefore?\n\nROMEO:\nShall I hear more?\n\nROMEO:\nAh.\n"
@@ -74,10 +74,18 @@ def test_speakers_are_held_out_for_validation(config, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"\xff\xfe", "not a text in UTF-8"), (b"no play at all", "no speech in it"), (b"A:\nHm.\n", "no speaker of")],
-    ids=["no text", "no play", "too little"],
+    [
+        (b"\xff\xfe", "not a text in UTF-8"),
+        (b"no play at all", "no speech in it"),
+        (b"A:\nHm.\n", "no speaker of"),
+        (b"A:\nHm\0.\n", r"not a text \(it holds NUL bytes"),
+        (gzip.compress(bytes(2**20)), "more than 1000000 bytes of text"),
+        (gzip.compress(b"A:\nHm.\n")[:-3], "not a whole gzip file"),
+    ],
+    ids=["no text", "no play", "too little", "NULs", "a bomb", "cut off"],
 )
-def test_a_text_that_is_no_play_is_named_with_the_reason(config, tmp_path, content, says):
+def test_a_text_that_is_no_play_is_named_with_the_reason(config, tmp_path, content, says, monkeypatch):
+    monkeypatch.setattr(tiny_shakespeare, "_LONGEST", 10**6)
     (tmp_path / "input.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"{says}|input\.txt: {says}"):
         load(config, tmp_path)

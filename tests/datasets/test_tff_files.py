@@ -21,7 +21,7 @@ from formats import write_emnist, write_tff
 
 from fedsweep import datasets, schema
 from fedsweep.datasets import download, tff_files
-from fedsweep.errors import UserError
+from fedsweep.errors import DamagedFile, UserError
 
 
 @pytest.fixture(scope="session")
@@ -214,6 +214,40 @@ def test_a_label_that_is_no_class_is_named_with_its_client(config, tmp_path):
     data = load(config, "dataset=emnist", f"dataset.dir={tmp_path}")
     with pytest.raises(UserError, match=r"emnist_all\.sqlite: client a: labels from 3 to 77 where 0 to 9 belong"):
         data.client(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE client_metadata SET num_examples = 'many'", "client a in digits_only_train: has 'many' examples"),
+        ("UPDATE client_metadata SET num_examples = -3", "client a in digits_only_train: has -3 examples"),
+        ("UPDATE client_metadata SET num_examples = 1 << 62", "has 4611686018427387904 examples"),
+        ("UPDATE client_metadata SET client_id = x'ff'", r"client b'\\xff' in digits_only_train: its name is no text"),
+        ("UPDATE client_metadata SET client_id = CAST(x'ff' AS TEXT)", "not a SQLite file in TFF's format"),
+        ("ALTER TABLE client_metadata DROP COLUMN num_examples", "not a SQLite file in TFF's format"),
+        ("DROP TABLE examples", "not a SQLite file in TFF's format"),
+    ],
+    ids=["text", "negative", "huge", "bytes", "no UTF-8", "no column", "no table"],
+)
+def test_a_database_with_other_values_than_tffs_is_named(config, tmp_path, change, says):
+    rows = [{"pixels": np.zeros((28, 28), np.float32), "label": [3]}]
+    path = tmp_path / "emnist_all.sqlite"
+    write_tff(path, {"digits_only_train": {"a": rows}, "digits_only_test": {"a": rows}})
+    with sqlite3.connect(path) as connection:
+        if "examples" in change.split()[2:]:
+            connection.execute("DROP INDEX idx_examples")
+        connection.execute(change)
+    connection.close()
+    with pytest.raises(DamagedFile, match=rf"emnist_all\.sqlite: .*{says}") as refused:
+        load(config, "dataset=emnist", f"dataset.dir={tmp_path}")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pixel_that_is_no_number_is_named_with_its_client(config, tmp_path):
+    rows = [{"pixels": np.full((28, 28), np.nan, np.float32), "label": [3]}]
+    write_tff(tmp_path / "emnist_all.sqlite", {f"digits_only_{part}": {"a": rows} for part in ("train", "test")})
+    with pytest.raises(DamagedFile, match=r"emnist_all\.sqlite: client a: a pixel is a NaN"):
+        load(config, "dataset=emnist", f"dataset.dir={tmp_path}")
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):

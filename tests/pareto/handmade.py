@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 
 from fedsweep.files import write_json
 from fedsweep.sweep.record import Record, Trial, write_trials
@@ -89,11 +91,11 @@ def _settings(base: dict, point: dict[str, str]) -> dict:
     for key, value in point.items():
         group, _, name = key.partition(".")
         if name:
-            settings[group][name] = yaml.safe_load(value)
+            settings[group][name] = _configured(value)
         elif isinstance(settings.get(group), dict):
             settings[group]["name"] = value
         else:
-            settings[group] = yaml.safe_load(value)
+            settings[group] = _configured(value)
     return settings
 
 
@@ -130,3 +132,9 @@ def _plan(bits: int) -> dict:
         "receivers": CLIENTS,
         "coded": False,
     }
+
+
+def _configured(value: str) -> object:
+    """What Hydra makes of a point's text."""
+    parsed = OverridesParser.create().parse_override(f"key={value}").value()
+    return parsed.text if isinstance(parsed, QuotedString) else parsed

@@ -17,7 +17,7 @@ from handmade import CLIENTS, FLOAT32
 from PIL import Image
 from scipy import stats
 
-from fedsweep import schema
+from fedsweep import schema, shown
 from fedsweep.errors import UserError
 from fedsweep.pareto import __main__ as command
 from fedsweep.pareto import analysis, export, figures, labels, load, style, tables
@@ -420,7 +420,7 @@ def test_the_table_is_booktabs_with_what_is_not_reached(widths):
         assert word in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len({row.count("&") for row in rows}) == 1 and len(rows) == 5
-    assert tables._escaped("top_k 5% {x}") == r"top\_k 5\% \{x\}"
+    assert shown.in_latex("top_k 5% {x}") == r"top\_k 5\% \{x\}"
 
 
 def test_provenance_names_runs_versions_and_the_command(widths, pareto):
