@@ -48,11 +48,6 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"fedsweep: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 1))
-    except ValueError as error:
-        if _TRACEBACKS or "Config group override" not in str(error):  # Hydra's word for encoder=null
-            raise
-        print(f"fedsweep: {error}; name one of the group's choices", file=sys.stderr)
-        sys.exit(1)
 
 
 @contextlib.contextmanager

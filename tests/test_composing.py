@@ -10,6 +10,7 @@ from pathlib import Path
 import composed
 import hydra
 import pytest
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -241,3 +242,24 @@ def test_python_without_assertions_is_told_of_where_hydra_needs_them():
     )
     assert done.stdout.splitlines()[0] == "2", done.stderr
     assert done.stdout.splitlines()[1].startswith("encoder.bits=range(2,5): cannot be read under python -O")
+
+
+def test_an_experiment_files_launcher_runs_a_sweep_in_a_folder_of_any_name(tmp_path):
+    place = tmp_path / "x${y}"
+    (place / "extra" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: basic\n  - override /tracker: csv\n"
+    (place / "extra" / "experiment" / "mine.yaml").write_text(text)
+    arguments = ["hydra.searchpath=[extra]", "+experiment=mine", "hydra.sweep.dir=out", "rounds=1", "model=2nn"]
+    follows = ["downlink=uniform", "encoder.bits=2,3", "downlink.bits=${encoder.bits}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedsweep", "-m", *arguments, *follows, "clients_per_round=2"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "workers with" not in done.stdout  # those of fedsweep_local
+    for trial, bits in enumerate((2, 3)):
+        run = yaml.safe_load((place / "out" / str(trial) / "config.yaml").read_text())
+        assert (run["encoder"]["bits"], run["downlink"]["bits"]) == (bits, bits)
+    assert "BasicLauncher" in (place / "out" / "multirun.yaml").read_text()
