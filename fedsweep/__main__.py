@@ -7,7 +7,7 @@ import signal
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fedsweep import cli, interrupts, schema
 
@@ -20,8 +20,8 @@ def run(composed: DictConfig) -> dict:
     place = HydraConfig.get()
     cli.mask_hydras(place)
     if place.mode == RunMode.MULTIRUN:
-        config = schema.check(composed)
-        return job.run_launched(config, list(place.overrides.task), place.runtime.output_dir, place.sweep.dir)
+        overrides = OmegaConf.to_container(place.overrides.task, resolve=False)  # as they were written
+        return job.run_launched(schema.check(composed), overrides, place.runtime.output_dir, place.sweep.dir)
     with cli.one_line_errors():  # here already: past this function Hydra adds lines of its own
         cli.refuse_chdir(place)
         return job.run_single(schema.check(composed), place.runtime.output_dir)
@@ -32,6 +32,7 @@ def main() -> None:
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     interrupts.handle(*(kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN))
     with cli.one_line_errors():
+        cli.refuse_options()
         run()
 
 

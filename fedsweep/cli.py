@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import interrupts, secrets, streams
+from fedsweep import composing, interrupts, secrets, streams  # noqa: F401  composing: Hydra composes with its loader
 from fedsweep.errors import NotWritten, UserError
 from fedsweep.files import write_atomically
 
@@ -56,11 +57,6 @@ def _one_line_errors() -> Iterator[None]:
             raise
         print(f"fedsweep: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 1))
-    except ValueError as error:
-        if _TRACEBACKS or "Config group override" not in str(error):  # Hydra's word for encoder=null
-            raise
-        print(f"fedsweep: {error}; name one of the group's choices", file=sys.stderr)
-        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -71,6 +67,33 @@ def _interrupts_as_such() -> Iterator[None]:
         if interrupts.behind(error):
             raise KeyboardInterrupt from error
         raise
+
+
+def refuse_options() -> None:
+    """Refuses options of Hydra's that do not go together; it has tracebacks for them."""
+    options = get_args_parser().parse_args()
+    if options.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun: reads a pickle, which can run any code; give the run's overrides instead"
+        )
+    if options.help or options.hydra_help:
+        return
+    chosen = {
+        "--run": options.run,
+        "--multirun": options.multirun,
+        "--cfg": options.cfg is not None,
+        "--info": options.info is not None,
+        "--shell-completion": options.shell_completion,
+    }
+    if len(both := [name for name, is_there in chosen.items() if is_there]) > 1:
+        raise UserError(f"{' with '.join(both)}: only one of them at a time")
+    if options.resolve and options.cfg is None:
+        raise UserError("--resolve: goes with --cfg, as in --cfg job --resolve")
+    kinds = ("install=", "uninstall=", "query=")
+    if options.shell_completion and sum(text.startswith(kinds) for text in options.overrides) != 1:
+        raise UserError("--shell-completion: takes one of install, uninstall and query, as in install=bash")
+    if options.config_path and options.config_path.endswith((".yaml", ".yml")):
+        raise UserError(f"--config-path {options.config_path}: must be a folder; --config-name names a file in it")
 
 
 def refuse_chdir(hydra_config: DictConfig) -> None:

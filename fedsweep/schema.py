@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep import secrets, store
+from fedsweep.composing import literal
 from fedsweep.errors import UserError
 from fedsweep.units import parse_bits
 
@@ -515,6 +517,7 @@ GROUPS: dict[str, dict[str, type]] = {
 def check(composed: DictConfig) -> Config:
     """The composed configuration as a `Config`; raises `UserError` with one line for the first thing that is wrong."""
     secrets.learn(OmegaConf.to_container(composed))
+    composed = resolved(composed)
     # The fields that are typed Any are the groups: their own dataclasses type them.
     config = _section(Config, composed, "")
     config.sweep = _section(Sweep, composed.get("sweep"), "sweep.")
@@ -523,7 +526,7 @@ def check(composed: DictConfig) -> Config:
         *above, field = group.split("/")
         section = OmegaConf.select(composed, group.replace("/", "."))
         name = section.get("name") if isinstance(section, DictConfig) else None
-        if name not in choices:
+        if not isinstance(name, str) or name not in choices:
             raise UserError(f"{group}={section if name is None else name}: choose one of {', '.join(choices)}")
         owner = config.sweep if above else config
         setattr(owner, field, _typed(choices[name], section, prefix=f"{group.replace('/', '.')}."))
@@ -533,6 +536,7 @@ def check(composed: DictConfig) -> Config:
     if config.tracker.mlflow:
         config.tracker.uri = store.chosen(config.tracker.uri)  # here: all processes of a sweep use the same
     secrets.learn(dataclasses.asdict(config))  # what interpolations have brought in
+    _check_values(config, "")
     _check_ranges(config)
     _check_sweep_keys(config)
     _check_clients(config)
@@ -565,11 +569,94 @@ def _typed(cls: type, values: DictConfig, prefix: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}{error.full_key or error.key}: {str(error).splitlines()[0]}") from error
+    except OverflowError as error:  # a whole number that no float can hold
+        huge = next(key for key in values if isinstance(values[key], int) and abs(values[key]) > sys.float_info.max)
+        raise UserError(f"{prefix}{huge}: {error}; a finite number is needed") from error
+
+
+def resolved(composed: DictConfig) -> DictConfig:
+    """The configuration with every interpolation replaced by what it stands for in the whole of it.
+
+    Raises:
+      UserError: an interpolation cannot be resolved; the line names its key.
+    """
+    return OmegaConf.create(_resolved(composed, ""))
+
+
+def _resolved(node: Any, above: str) -> Any:
+    if isinstance(node, str):
+        return literal(node)
+    if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
+        return node
+    if isinstance(node, DictConfig):
+        return {key: _value(node, key, f"{above}{key}") for key in node}
+    return [_value(node, place, f"{above}{place}") for place in range(len(node))]
+
+
+def _value(node: Any, key: Any, path: str) -> Any:
+    if OmegaConf.is_missing(node, key):
+        return "???"
+    try:
+        value = node[key]
+        if path.count(".") > _DEEPEST:
+            raise RecursionError
+        return _resolved(value, f"{path}.")
+    except (OmegaConfBaseException, RecursionError) as error:
+        raw = str(node._get_node(key)._value())
+        what = str(error).splitlines()[0] if str(error) else "refers to itself"
+        if "${hydra" in raw:
+            what = (
+                "Hydra's own values are not available here; seed=0,1,2 sweeps over seeds, replicates=3 repeats each"
+                " trial with three, and trials.csv numbers the trials"
+            )
+        raise UserError(f"{path}={raw}: {what}") from error
+
+
+_DEEPEST = 50  # levels of a configuration; more is an interpolation that holds itself
+# Whole numbers can be as large as this, or as 2**31 - 1. The limits are far beyond what has been published, and keep
+# what is planned, drawn or unrolled into a graph before training to minutes and to the memory of a machine.
+_MOST = {
+    "rounds": 1_000_000,
+    "clients_per_round": 1_000_000,
+    "client_epochs": 1_000_000,
+    "replicates": 10_000,
+    "threshold": 2**63 - 1,
+    "iterations": 1000,
+    "rows": 100,
+    "rank": 100_000,
+    "clients": 10_000_000,
+    "shards": 1_000_000,
+    "sequence_length": 100_000,
+    "vocabulary": 10_000_000,
+    "threads": 4096,
+    "max_workers": 4096,
+    "in_flight": 100_000,
+    "n_trials": 1_000_000,
+    "n_startup_trials": 1_000_000,
+    "population_size": 100_000,
+    "retries": 1000,
+}
+
+
+def _check_values(config: Any, prefix: str) -> None:
+    """What holds for every key: numbers are finite, whole ones have a limit, texts are not empty."""
+    for f in dataclasses.fields(config):
+        key, value = f"{prefix}{f.name}", getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            _check_values(value, f"{key}.")
+        elif isinstance(value, float):
+            _require(math.isfinite(value), key, value, "a finite number")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            most = _MOST.get(f.name, 2**31 - 1)
+            _require(value <= most, key, value, f"at most {most}")
+        elif isinstance(value, str):
+            _require(value.strip() != "", key, repr(value), "a text, not an empty one")
 
 
 def _require(condition: bool, key: str, value: Any, right: str) -> None:
     if not condition:
-        raise UserError(f"{key}={value}: must be {right}")
+        text = str(value)
+        raise UserError(f"{key}={text if len(text) <= 100 else text[:100] + '...'}: must be {right}")
 
 
 def _check_ranges(config: Config) -> None:
@@ -597,6 +684,8 @@ def _check_cohorts(config: Config) -> None:
     for key, choices in (("client_sampling", SAMPLINGS), ("client_weighting", WEIGHTINGS)):
         _require(getattr(config, key) in choices, key, getattr(config, key), f"one of {', '.join(choices)}")
     _require(0 <= config.client_dropout < 1, "client_dropout", config.client_dropout, "a probability, below 1")
+    few = not config.client_dropout or config.rounds <= 100_000
+    _require(few, "rounds", config.rounds, "at most 100000 with client_dropout, which is drawn for the plan")
 
 
 def _check_optimizer(config: Config) -> None:
@@ -849,7 +938,7 @@ def _check_sweep_keys(config: Config) -> None:
     _require(not (by_client and nobodys), "sweep.objectives", sweep.objectives, right)
     try:
         budget = sweep.budget
-    except ValueError:
+    except (ValueError, OverflowError):
         budget = 0
     _require(budget is None or budget >= 1, "sweep.bit_budget", sweep.bit_budget, "bits, as 300Mibit or 314572800")
 

@@ -119,6 +119,52 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_key(config, override,
     assert "\n" not in str(refused.value)
 
 
+HUGE = str(10**30)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        *((f"{key}={HUGE}", key) for key in ("rounds", "client_batch_size", "encoder.threshold", "sweep.in_flight")),
+        ("encoder=lloyd_max encoder.iterations=9223372036854775807", "encoder.iterations"),
+        ("encoder=count_sketch encoder.rows=1000000", "encoder.rows"),
+        ("encoder=low_rank encoder.rank=1000000000", "encoder.rank"),
+        ("rounds=1000000 client_dropout=0.1", "rounds"),
+        ("replicates=1000000", "replicates"),
+        ("optimizer.client_lr=1e400", "optimizer.client_lr"),
+        (f"optimizer.client_lr=1{400 * '0'}", "optimizer.client_lr"),
+        ("encoder=identity encoder.bits=nan", "encoder.bits"),
+        ("encoder.bits=true", "encoder.bits"),
+        ("encoder.bits=[4]", "encoder.bits"),
+        ("encoder.name=[uniform]", "encoder="),
+        ("encoder.rotation=null", "encoder.rotation"),
+        ("tracker.experiment=''", "tracker.experiment='': must be a text"),
+        ("dataset=arrays dataset.file=", "dataset.file"),
+        ("sweep.bit_budget=1e400", "sweep.bit_budget"),
+        ("seed=${hydra:job.num}", "seed=${hydra:job.num}: Hydra's own values are not available"),
+        ("seed=${foo:1}", "seed=${foo:1}"),
+        ("seed=${nope}", "seed=${nope}"),
+        ("seed=${rounds} rounds=${seed}", "rounds=${seed}: Recursive interpolation"),
+        ("seed=${oc.env:FEDSWEEP_NOT_THERE}", "seed=${oc.env:FEDSWEEP_NOT_THERE}"),
+        ("dataset=arrays seed=${dataset.file}", "seed=${dataset.file}"),
+    ],
+)
+def test_no_value_is_too_wild_for_one_line(config, override, key):
+    with pytest.raises(UserError) as refused:
+        config(*override.split())
+    assert str(refused.value).startswith(key) and "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+def test_one_section_can_follow_another(config, monkeypatch):
+    monkeypatch.setenv("FEDSWEEP_A_SEED", "7")
+    found = config(
+        "downlink=uniform", "downlink.bits=${encoder.bits}", "optimizer.server_lr=${optimizer.client_lr}",
+        "encoder.bits=3", "seed=${oc.env:FEDSWEEP_A_SEED}", "rounds=${.seed}",
+    )  # fmt: skip
+    assert (found.downlink.bits, found.optimizer.server_lr, found.seed, found.rounds) == (3, 0.1, 7, 7)
+    assert config("encoder=eden", "downlink='${encoder}'").downlink_encoder.name == "eden"
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import cli, schema
+from fedsweep import cli, composing, schema
 from fedsweep.errors import UserError
 from fedsweep.sweep import space as spaces
 
@@ -79,8 +78,7 @@ def every_encoder() -> str:
 
 def _space(argument: str) -> spaces.Space:
     try:
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # glob asks it
-        space = spaces.parse(parser.parse_overrides(argument.split()))
+        space = spaces.parse(composing.parse(argument.split(), GlobalHydra.instance().config_loader()))
     except OverrideParseException as error:
         raise UserError(f"{argument}: no list of overrides, {cli.one_line(error)}") from error
     if not space.size <= _MOST:

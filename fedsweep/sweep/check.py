@@ -7,12 +7,13 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep import cli, schema
@@ -30,6 +31,7 @@ _UNSWEPT = {
     "replicates": "it is part of every trial",
     "checkpoint_every": "results do not depend on it",
 }
+_MOST_RUNS = 1_000_000
 _MANY = 100  # configurations that take so long to compose that a person should know why
 
 
@@ -56,6 +58,7 @@ class Checked:
     record: Record
     first: schema.Config  # of the first point
     configs: dict[frozenset, schema.Config]  # by the items of the points that were checked
+    follows: frozenset[str]  # keys that are interpolations of swept ones
 
     @property
     def settings(self) -> schema.Sweep:
@@ -87,12 +90,20 @@ def check(request: Request) -> Checked:
     settings = first.sweep
     if first.replicates > 1 and _sweeps_seed(space):
         raise UserError(f"seed: cannot be swept with replicates={first.replicates}, which are seed, seed + 1, ...")
+    composed = request.compose(space.arguments(space.probes()[0]))
+    follows = _follows(composed, {dimension.lstrip("+") for dimension in space.dimensions})
+    if first.replicates > 1 and (keys := sorted(_follows(composed, {"seed"}))):
+        raise UserError(f"{keys[0]}: cannot follow seed with replicates={first.replicates}; sweep seed=0,1,2 instead")
     enumerated = bool(space.grids) or space.size <= settings.grid_limit
     if enumerated:
         n_trials = min(int(space.size), settings.n_trials or int(space.size))
         points = list(itertools.islice(space.points(), n_trials))
     else:
         n_trials, points = _search(space, settings), space.probes()
+    if n_trials * first.replicates > _MOST_RUNS:
+        raise UserError(
+            f"replicates={first.replicates}: makes {n_trials} trials more than {_MOST_RUNS:,} runs; take fewer"
+        )
 
     if len(points) > _MANY:
         print(f"checking {len(points)} configurations", flush=True)
@@ -110,13 +121,15 @@ def check(request: Request) -> Checked:
         digests=digests,
         mlflow_run_id=None,
     )
-    return Checked(request, space, record, first, configs)
+    return Checked(request, space, record, first, configs, follows)
 
 
-def parse_grids(grids: object, parse: Callable[[list[str]], list[Override]]) -> list[list[Override]]:
-    """sweep.grids as it is in the configuration, through Hydra's parser; raises `UserError` if it is none."""
-    found = grids or []
-    if any(isinstance(grid, str) or not all(isinstance(o, str) for o in grid) for grid in found):
+def parse_grids(sweep: object, parse: Callable[[list[str]], list[Override]]) -> list[list[Override]]:
+    """`grids` of the configuration's section sweep, through Hydra's parser; raises `UserError` if they are none."""
+    grids = sweep.get("grids") if isinstance(sweep, DictConfig) else None  # the check of types says what else is wrong
+    found = [] if grids is None else grids
+    lists = isinstance(found, list | ListConfig) and all(isinstance(grid, list | ListConfig) for grid in found)
+    if not lists or not all(isinstance(o, str) for grid in found for o in grid):
         raise UserError(
             f"sweep.grids={grids}: must be a list of lists of overrides, as [['encoder=eden'],['encoder=sign']]"
         )
@@ -130,18 +143,46 @@ def _composed(request: Request, space: Space, point: Point) -> schema.Config:
     try:
         return schema.check(request.compose(space.arguments(point)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(cli.one_line(error) + _where(space, point)) from error
+        line = cli.one_line(error)
+        raise UserError(line + _where(space, point, line)) from error
     except UserError as error:
         for key, dimension in space.dimensions.items():
             if isinstance(dimension, Interval) and "to Integer" in str(error) and key in str(error):
                 raise UserError(f"{key}={dimension}: takes whole numbers; write int({dimension})") from error
-        raise UserError(f"{error}{_where(space, point)}") from error
+        raise UserError(f"{error}{_where(space, point, str(error))}") from error
 
 
-def _where(space: Space, point: Point) -> str:
+def _follows(composed: DictConfig, keys: Set[str]) -> frozenset[str]:
+    """The keys that interpolate those `keys`, directly or through others."""
+    refers = {}
+    for key, text in _leaves(OmegaConf.to_container(composed, resolve=False)):
+        found = re.findall(r"\$\{(\.*)([\w.]+)\}", text) if isinstance(text, str) else ()
+        refers[key] = {".".join([*key.split(".")[: -len(dots)], name]) if dots else name for dots, name in found}
+    following: set[str] = set()
+    while True:
+        known = keys | following
+        more = {
+            key
+            for key, names in refers.items()
+            if any(f"{name}.".startswith(f"{k}.") or f"{k}.".startswith(f"{name}.") for name in names for k in known)
+        }
+        if more <= following:
+            return frozenset(following)
+        following |= more
+
+
+def _leaves(tree: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _where(space: Space, point: Point, error: str) -> str:
     """Which of many combinations it is that makes no sense."""
     told = [text for text in space.arguments(point) if not text.startswith("sweep.grids=")]
-    return f" (at {' '.join(told)})" if len(point) > 1 else ""
+    return f" (at {' '.join(told)})" if point and not error.startswith(tuple(told)) else ""
 
 
 def _text(point: Point) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import yaml
@@ -49,13 +49,15 @@ def tell_other_store(folder: Path, tracker: schema.Tracker) -> None:
         print(f"MLflow: the runs so far are in another store, {was}; from now on {store.named(tracker.uri)}")
 
 
-def merge(old: Record, new: Record, extend: bool) -> Record:
+def merge(old: Record, new: Record, extend: bool, follows: Set[str] = frozenset()) -> Record:
     """The record to go on with: `old`, or with `extend` the union of both spaces, old trials first.
+
+    `follows`: keys that are interpolations of swept ones, so that they differ where the first points do.
 
     Raises:
       UserError: they are not the same sweep; the line says what differs.
     """
-    differences = list(_differences(old, new))
+    differences = list(_differences(old, new, follows))
     added = [line for key, line in differences if key in ("space", "n_trials")]
     other = [line for key, line in differences if key not in ("space", "n_trials")]
     if other:
@@ -89,10 +91,12 @@ def merge(old: Record, new: Record, extend: bool) -> Record:
     )
 
 
-def _differences(old: Record, new: Record) -> Iterator[tuple[str, str]]:
+def _differences(old: Record, new: Record, follows: Set[str]) -> Iterator[tuple[str, str]]:
     """(what differs, a line that says how)"""
     same_first = next(iter(old.digests), None) == next(iter(new.digests), None)
-    swept = set() if same_first else {key.lstrip("+") for key in {*old.space, *new.space}}  # another first point
+    swept = (
+        set() if same_first else {key.lstrip("+") for key in {*old.space, *new.space}} | follows
+    )  # another first point
     for part, prefix in (("config", ""), ("sampling", "sweep.")):
         then, now = _flat(getattr(old, part), prefix), _flat(getattr(new, part), prefix)
         for key in sorted({*then, *now}):

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from fedsweep import environment, job, schema, secrets, tracking
+from fedsweep.composing import literal
 from fedsweep.errors import NotWritten, SweepFailed, UserError
 from fedsweep.files import claim, refuse_used, write_atomically
 from fedsweep.sweep import check, report, resume, table
@@ -100,7 +101,7 @@ def _place(checked: Checked) -> tuple[Path, Record]:
     if settings.resume:
         folder = resume.find(settings.resume, wanted)
         resume.tell_other_store(folder, checked.first.tracker)
-        return folder, resume.merge(Record.read(folder), checked.record, settings.extend)
+        return folder, resume.merge(Record.read(folder), checked.record, settings.extend, checked.follows)
     if settings.extend:
         raise UserError("sweep.extend=true: extends a sweep that is there; add sweep.resume=latest, or its folder")
     names = (records.SWEEP, records.TRIALS, "multirun.yaml", *map(str, range(checked.record.n_trials)))
@@ -201,7 +202,7 @@ def _launch_batch(checked: Checked, engine: Engine, runs: Sequence[Run]) -> dict
 def _arguments(checked: Checked, engine: Engine, run: Run) -> list[str]:
     """A run as overrides; its folder tells the task function which run it is."""
     seed = [f"seed={run.config.seed}"] if engine.record.replicates > 1 else []
-    sweep = QuotedString(str(run.sweep), Quote.single).with_quotes()
+    sweep = QuotedString(literal(str(run.sweep)), Quote.single).with_quotes()
     place = [f"hydra.sweep.dir={sweep}", f"hydra.sweep.subdir={run.folder.relative_to(run.sweep)}"]
     return [*checked.space.arguments(engine.trials[run.trial].point), *seed, *place]
 

@@ -179,6 +179,10 @@ def parse(overrides: Sequence[Override], grids: Iterable[Sequence[Override]] = (
     endless = [key for key, dimension in shared.items() if getattr(dimension, "values", None) is None]
     if found and endless:
         raise UserError(f"{endless[0]}={shared[endless[0]]}: is no list of values; sweep.grids are enumerated")
+    own = {key for grid in found for key in grid}
+    common = math.prod(dimension.count for key, dimension in shared.items() if key not in own) if found else 0
+    if (size := common * sum(math.prod(map(len, grid.values())) for grid in found)) > _LONGEST:
+        raise UserError(f"sweep.grids: {size:,} points; all are enumerated, so they must be at most {_LONGEST:,}")
     values: dict[str, dict[str, None]] = {}
     for grid in found:
         for key, own in grid.items():
@@ -227,6 +231,8 @@ def _dimension(key: str, override: Override) -> Dimension:
 def _range(key: str, override: Override, value: RangeSweep) -> Range:
     if value.step == 0:
         raise UserError(f"{override.input_line}: the step must not be 0")
+    if not all(math.isfinite(number) for number in (value.start, value.stop, value.step)):
+        raise UserError(f"{override.input_line}: starts, stops and steps at finite numbers")
     listed = tuple(itertools.islice(override.sweep_string_iterator(), _LONGEST + 1))
     if not listed:
         raise UserError(f"{override.input_line}: no value to sweep over; the sweep has no point")

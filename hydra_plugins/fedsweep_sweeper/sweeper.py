@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
@@ -37,19 +37,19 @@ class FedsweepSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from fedsweep import cli
+        from fedsweep import cli, composing
         from fedsweep.sweep import check, session
 
         cli.refuse_chdir(self._config.hydra)
         cli.refuse_subdir(self._config.hydra)
         params = [f"{key}={value}" for key, value in self._params.items()]
-        parse = OverridesParser.create(config_loader=self._loader).parse_overrides
+        parse = functools.partial(composing.parse, loader=self._loader)
         overrides = parse([*params, *arguments])
         own = isinstance(self._launcher, FedsweepLocalLauncher)
         session.run(
             check.Request(
                 overrides,
-                check.parse_grids(self._config.sweep.grids, parse),
+                check.parse_grids(self._config.sweep, parse),
                 self._compose,
                 folder=self._config.hydra.sweep.dir,
                 multirun=self._config,
