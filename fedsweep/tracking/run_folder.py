@@ -41,6 +41,7 @@ class RoundRow:
     test_accuracy_p10: float | None = None  # quantiles over the clients of the test set; columns where it has some
     test_accuracy_p50: float | None = None
     test_accuracy_p90: float | None = None
+    bad_updates: int | None = None  # of this round, dropped or counted as zero; a column where that was chosen
 
     @property
     def by_client(self) -> dict[str, float]:
@@ -60,7 +61,7 @@ def read_rounds(path: Path) -> list[RoundRow]:
 
 
 def _row(cells: dict[str, str]) -> RoundRow:
-    whole = {"round", "uplink_bits", "downlink_bits", "total_bits"}
+    whole = {"round", "uplink_bits", "downlink_bits", "total_bits", "bad_updates"}
     return RoundRow(
         **{key: int(cell) if key in whole else float(cell) if cell else None for key, cell in cells.items()}
     )
