@@ -33,6 +33,7 @@ TEXT_MODELS = ("char_lstm", "word_lstm")
 LR_SCHEDULES = ("constant", "linear", "cosine", "exponential")
 SAMPLINGS = ("uniform", "fixed", "cyclic")
 WEIGHTINGS = ("examples", "uniform")
+BAD_UPDATES = ("fail", "drop", "zero")
 # What a sweep can optimize: the columns of rounds.csv that are no times and no counters.
 METRICS = (
     "train_loss",
@@ -411,6 +412,7 @@ class Config:
     client_sampling: str
     client_dropout: float
     client_weighting: str
+    on_bad_update: str
     seed: int
     evaluate_every: int
     replicates: int
@@ -681,11 +683,15 @@ def _check_cohorts(config: Config) -> None:
     """Who takes part in a round, and with what."""
     most = config.client_max_examples
     _require(most is None or most >= 1, "client_max_examples", most, "at least 1, or null")
-    for key, choices in (("client_sampling", SAMPLINGS), ("client_weighting", WEIGHTINGS)):
+    named = {"client_sampling": SAMPLINGS, "client_weighting": WEIGHTINGS, "on_bad_update": BAD_UPDATES}
+    for key, choices in named.items():
         _require(getattr(config, key) in choices, key, getattr(config, key), f"one of {', '.join(choices)}")
     _require(0 <= config.client_dropout < 1, "client_dropout", config.client_dropout, "a probability, below 1")
     few = not config.client_dropout or config.rounds <= 100_000
     _require(few, "rounds", config.rounds, "at most 100000 with client_dropout, which is drawn for the plan")
+    if isinstance(config.runtime, TffRuntime):
+        needs = "fail with runtime=tff, which cannot leave a client out of a round"
+        _require(config.on_bad_update == "fail", "on_bad_update", config.on_bad_update, needs)
 
 
 def _check_optimizer(config: Config) -> None:

@@ -45,12 +45,14 @@ class _Result:
     validation_loss: float | None = None
     by_client: dict[str, float] = dataclasses.field(default_factory=dict)  # quantiles of the test accuracy
     evaluated_round: int | None = None
+    bad_updates: int = 0  # so far
     client_memory_bytes: int = 0  # what clients keep between rounds, all that have taken part together
 
     def take(self, row: RoundRow) -> None:
         """A round has ended."""
         self.rounds, self.uplink_bits, self.downlink_bits = row.round, row.uplink_bits, row.downlink_bits
         self.train_loss, self.train_accuracy = row.train_loss, row.train_accuracy
+        self.bad_updates += row.bad_updates or 0
         if row.test_accuracy is not None:
             self.test_loss, self.test_accuracy, self.evaluated_round = row.test_loss, row.test_accuracy, row.round
             self.validation_loss, self.validation_accuracy = row.validation_loss, row.validation_accuracy
@@ -58,6 +60,8 @@ class _Result:
 
     def as_dict(self) -> dict:
         sent, received = cohort.messages(self.config, lambda: self.population, self.rounds)
+        if self.config.on_bad_update == "drop":
+            sent -= self.bad_updates
         return {
             "status": self.status,
             "test_accuracy": self.test_accuracy,
@@ -156,6 +160,8 @@ def _columns(config: schema.Config, dataset: datasets.FederatedDataset) -> list[
         absent |= {"validation_loss", "validation_accuracy"}
     if dataset.test.clients is None:
         absent |= set(CLIENT_QUANTILES)
+    if config.on_bad_update == "fail":
+        absent |= {"bad_updates"}
     return [field.name for field in dataclasses.fields(RoundRow) if field.name not in absent]
 
 
@@ -185,7 +191,8 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
             try:
                 outcome = running.round(*cohort.sample(dataset, config, number))
             except runtime.NotFiniteError as error:
-                raise _Diverged(f"round {number}: a client's update of {error}; lower the rates") from error
+                what = error if error.everybody else f"a client's update of {error}"
+                raise _Diverged(f"round {number}: {what}; lower the rates") from error
             uplink_bits = result.uplink_bits + outcome.uplink_bits
             downlink_bits = result.downlink_bits + outcome.downlink
 
@@ -206,6 +213,7 @@ def _train(config, dataset, model, result, files, tracker, progress, sweep) -> N
                 uplink_width=outcome.width,
                 validation_loss=validated and validated.loss,
                 validation_accuracy=validated and validated.accuracy,
+                bad_updates=None if config.on_bad_update == "fail" else outcome.bad_updates,
                 **{f"test_accuracy_{name}": at for name, at in ((evaluated and evaluated.quantiles) or {}).items()},
             )
             result.client_memory_bytes = running.client_memory

@@ -60,6 +60,7 @@ def _parts(config: schema.Config, model: Model) -> _Parts:
         config.seed,
         names=[weight.name for weight in sent],
         error_feedback=config.encoder.error_feedback,
+        zero_bad=config.on_bad_update == "zero",
     )
     specs = [weight.spec for weight in model.weights]
     server = Server(optimizers.server(config), specs, config.optimizer.momentum if mime else None)
@@ -137,7 +138,10 @@ def form(config: schema.Config, model: Model) -> Form:
 
     def work(sequence, sent):
         update, weight, metrics = parts.train(downlink.decode(sent), sequence.get_single_element())
-        return collections.OrderedDict(uplink.encode(update, weight, sent["parameters"]), metrics=metrics)
+        message = uplink.encode(update, weight, sent["parameters"])
+        if "bad" in message:  # what it measured is no number either
+            metrics = tf.nest.map_structure(lambda metric: tf.where(message["bad"], 0.0, metric), metrics)
+        return collections.OrderedDict(message, metrics=metrics)
 
     def total(message):
         return collections.OrderedDict(uplink=uplink.total(message), metrics=message["metrics"])
@@ -191,6 +195,7 @@ def graph_key(config: schema.Config, model: Model) -> str:
     inputs += [config.downlink.name, dataclasses.asdict(model.spec), [weight.shape for weight in model.weights]]
     scheduled = any(map(config.optimizer.changes, ("client", "server")))
     inputs += [config.client_epochs, config.client_batch_size, config.client_weighting, config.rounds * scheduled]
+    inputs += [config.on_bad_update == "zero"]
     return json.dumps(inputs)
 
 

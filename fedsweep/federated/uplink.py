@@ -50,10 +50,13 @@ class EncodedMean:
         seed: int,
         names: Sequence[str] | None = None,
         error_feedback: bool = False,
+        zero_bad: bool = False,
     ):
         """`rule` chooses an encoder per tensor; `specs` are the tensors'; `seed` starts the server's stream of rotation
-        seeds; `names` are the tensors', for errors."""
+        seeds; `names` are the tensors', for errors. With `zero_bad` an update that holds a NaN or an infinity counts
+        as zeros, and the message has a part `bad` (bool), which is not sent; without, it is an error."""
         self._specs, self._seed = list(specs), seed
+        self._zero_bad = zero_bad
         self._names = names or [f"tensor_{k}" for k in range(len(self._specs))]
         chosen = [(*rule(spec), spec) for spec in self._specs]
         self._encoders = [gather(*choice) for choice in chosen]
@@ -88,10 +91,16 @@ class EncodedMean:
     def encode(self, value, weight, parameters):
         """At a client: its message. `weight`: examples (float32), noise_seed (int32 [2]), loss (float32) and, with
         error feedback, memory (the tensors of `remembered`)."""
-        client = randomness.Facts(weight["examples"], weight["loss"])
+        client, bad = randomness.Facts(weight["examples"], weight["loss"]), None
+        if self._zero_bad:
+            value = [tensor * client.examples for tensor in value]
+            bad = tf.logical_not(tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in value]))
+            value = [tf.where(bad, 0.0, tensor) for tensor in value]
+            client = randomness.Facts(weight["examples"], tf.where(bad, 0.0, weight["loss"]))
         update, state_updates, memory = [], [], []
         for k, (encoder, tensor) in enumerate(zip(self._encoders, value, strict=True)):
-            tensor *= client.examples
+            if not self._zero_bad:
+                tensor *= client.examples
             if k in self._kept:
                 tensor += weight["memory"][len(memory)]
             tensor = _finite(tensor, self._names[k])
@@ -112,6 +121,8 @@ class EncodedMean:
         )
         if self._kept:
             message["memory"] = tuple(memory)
+        if self._zero_bad:
+            message["bad"] = bad
         return message
 
     def total(self, message):

@@ -34,7 +34,8 @@ def start(config: schema.Config, model: Model, population: int) -> Runtime:
         del _graphs[next(iter(_graphs))]  # the one used longest ago
     _graphs[key] = graphs
     state = federated.seeded(graphs.initial_state, graphs.state_paths, config.seed, model)
-    return MapReduceRuntime(graphs, state, environment.threads(config.runtime), population, config.verify_wire)
+    threads, drop = environment.threads(config.runtime), config.on_bad_update == "drop"
+    return MapReduceRuntime(graphs, state, threads, population, config.verify_wire, drop)
 
 
 def _form(config: schema.Config, model: Model, key: str) -> federated.Form:

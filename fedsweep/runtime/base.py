@@ -25,6 +25,7 @@ class RoundOutcome:
     uplink: dict[str, int]  # bits by kind: update, weight, metrics
     downlink: int  # bits
     width: float | None  # mean bits an element that a schedule chose on the uplink; None without a schedule
+    bad_updates: int = 0  # clients whose update held a NaN or an infinity and was dropped or counted as zero
 
     @property
     def uplink_bits(self) -> int:
@@ -32,13 +33,24 @@ class RoundOutcome:
 
 
 class NotFiniteError(Exception):
-    """A client's update holds a NaN or an infinity, so it was not encoded; says in which tensor."""
+    """A client's update holds a NaN or an infinity, so it was not encoded; says in which tensor.
+
+    `everybody`: so does every other client's of the round, and `on_bad_update` left none.
+    """
+
+    everybody = False
 
     @classmethod
     def of(cls, error: Exception) -> NotFiniteError | None:
         """What a runtime's error says, if it is that."""
         found = re.search(rf"\S+ {NOT_FINITE}", str(error))
         return cls(found.group(0)) if found else None
+
+    @classmethod
+    def of_everybody(cls) -> NotFiniteError:
+        error = cls(f"every client's update {NOT_FINITE}")
+        error.everybody = True
+        return error
 
 
 class Runtime(abc.ABC):
@@ -53,7 +65,8 @@ class Runtime(abc.ABC):
           receivers: the number of clients that received the model; None: those.
 
         Raises:
-          NotFiniteError: a client's update cannot be encoded; the state is as before the round.
+          NotFiniteError: a client's update cannot be encoded, with `on_bad_update` drop or zero no client's; the
+            state is as before the round.
         """
 
     @abc.abstractmethod
@@ -97,7 +110,7 @@ def as_sequence(client: ClientData, memory: Sequence[np.ndarray] = ()) -> tf.dat
     return tf.data.Dataset.from_tensors(collections.OrderedDict(sorted(element.items())))  # as `client_work.data_type`
 
 
-def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int) -> RoundOutcome:
+def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int, bad_updates: int = 0) -> RoundOutcome:
     """A `RoundOutcome` from what the process measures: `loss`, `correct`, `examples` (and `counted`),
     `update_non_finite`, `uplink_width`."""
     examples = metrics["examples"]
@@ -108,6 +121,7 @@ def outcome(metrics: Mapping[str, float], uplink: dict[str, int], downlink: int)
         uplink=uplink,
         downlink=downlink,
         width=float(metrics["uplink_width"]) or None,
+        bad_updates=bad_updates,
     )
 
 

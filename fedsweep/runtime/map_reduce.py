@@ -43,12 +43,21 @@ class MapReduceRuntime(Runtime):
     ends long after the others; their updates are summed in that order.
 
     What clients keep between rounds (error feedback) is kept here, by client. `population` is the number of clients in
-    the data set; with `verify` the bytes of every message are made and decoded.
+    the data set; with `verify` the bytes of every message are made and decoded; with `drop` a client whose update holds
+    a NaN or an infinity sends nothing and keeps what it remembers.
     """
 
-    def __init__(self, process: Graphs, state: Sequence[tf.Tensor], threads: int, population: int, verify: bool):
+    def __init__(
+        self,
+        process: Graphs,
+        state: Sequence[tf.Tensor],
+        threads: int,
+        population: int,
+        verify: bool,
+        drop: bool = False,
+    ):
         self._process, self._state, self._threads = process, list(state), threads
-        self._population, self._verify = population, verify
+        self._population, self._verify, self._drop = population, verify, drop
         self._memory: dict[int, list[np.ndarray]] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="client")
 
@@ -58,34 +67,48 @@ class MapReduceRuntime(Runtime):
         if self._verify:
             process.downlink.verify(broadcast)
         clients = sorted(clients, key=lambda client: len(client.labels), reverse=True)
-        total, uplink, memory = process.zero(), collections.Counter(), {}
+        total, uplink, memory, bad = process.zero(), collections.Counter(), {}, 0
         for client, message in zip(clients, self._work_of(clients, broadcast), strict=True):
+            if isinstance(message, NotFiniteError):
+                bad += 1
+                continue
+            bad += sum(int(zeroed) for zeroed in process.uplink.parts(message, "bad"))
             uplink.update(process.uplink.bits(message))
             memory[client.client] = [tensor.numpy() for tensor in process.uplink.parts(message, "memory")]
             total = process.accumulate(*total, *message)
+        if bad == len(clients):
+            raise NotFiniteError.of_everybody()
         outputs = process.update(*self._state, *kept, *total)
         self._state = outputs[: len(self._state)]
         if process.memory:
             self._memory.update(memory)
         metrics = dict(zip(process.metric_names, outputs[len(self._state) :], strict=True))
         downlink = downlink_bits(process.downlink.bits(broadcast), receivers or len(clients), self._population)
-        return outcome(metrics, dict(uplink), downlink)
+        return outcome(metrics, dict(uplink), downlink, bad)
 
     def _prepare(self) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
         """(what the server sends, what it keeps for the end of the round)"""
         made = self._process.prepare(*self._state)
         return made[: self._process.sent], made[self._process.sent :]
 
-    def _work_of(self, clients: Sequence[ClientData], broadcast: Sequence[tf.Tensor]) -> Iterator[Sequence[tf.Tensor]]:
-        """What each client sends, in order. One update a thread waits at most: memory does not grow with clients."""
+    def _work_of(
+        self, clients: Sequence[ClientData], broadcast: Sequence[tf.Tensor]
+    ) -> Iterator[Sequence[tf.Tensor] | NotFiniteError]:
+        """What each client sends, in order; with `drop` the reason why it sends nothing.
 
-        def work(client: ClientData) -> Sequence[tf.Tensor]:
+        One update a thread waits at most: memory does not grow with clients.
+        """
+
+        def work(client: ClientData) -> Sequence[tf.Tensor] | NotFiniteError:
             nothing = [np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in self._process.memory]
             data = as_sequence(client, self._memory.get(client.client, nothing))
             try:
                 message = self._process.work(tf.data.experimental.to_variant(data), *broadcast)
             except tf.errors.InvalidArgumentError as error:
-                raise NotFiniteError.of(error) or error from error
+                refused = NotFiniteError.of(error)
+                if refused and self._drop:
+                    return refused
+                raise refused or error from error
             if self._verify:
                 self._process.uplink.verify(message)
             return message
@@ -101,6 +124,8 @@ class MapReduceRuntime(Runtime):
     def updates(self, clients: Sequence[ClientData]) -> Iterator[list[np.ndarray]]:
         """What each client would send as its update in the next round, tensor by tensor; the state stays as it is."""
         for message in self._work_of(clients, self._prepare()[0]):
+            if isinstance(message, NotFiniteError):
+                raise message
             yield [tensor.numpy() for tensor in self._process.uplink.parts(message, "update")]
 
     def weights(self) -> list[np.ndarray]:

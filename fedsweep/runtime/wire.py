@@ -22,10 +22,11 @@ from fedsweep.runtime import types
 
 # What each tensor of a message is for, by the names that the process gives its parts (`federated.uplink`,
 # `federated.client_work`, `federated.downlink`); what an encoder sends beside the values, its parameters and its state,
-# counts as update. What stays where it is, is no message: a client's memory, the model that clients hold already.
-UPLINK_KINDS = ("update", "weight", "metrics", "memory")
+# counts as update. What stays where it is, is no message: a client's memory, whether its update was bad, the model that
+# clients hold already.
+UPLINK_KINDS = ("update", "weight", "metrics", "memory", "bad")
 DOWNLINK_KINDS = ("model", "difference", "held", "momentum", "parameters")
-_STAYS = ("memory", "held")
+_STAYS = ("memory", "bad", "held")
 
 
 class Meter:

@@ -48,6 +48,7 @@ METRICS = {
     **{name: name.replace("_", "/", 1) for name in CLIENT_QUANTILES},
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
+    "bad_updates": "train/bad_updates",
     "uplink_width": "bits/uplink_width",
     "uplink_bits": "bits/uplink",
     "downlink_bits": "bits/downlink",

@@ -46,6 +46,7 @@ class RoundRow:
     test_accuracy_p10: float | None = None  # quantiles over the clients of the test set; columns where it has some
     test_accuracy_p50: float | None = None
     test_accuracy_p90: float | None = None
+    bad_updates: int | None = None  # of this round, dropped or counted as zero; a column where that was chosen
 
     @property
     def by_client(self) -> dict[str, float]:
