@@ -106,13 +106,21 @@ class _Request:
 
     def rotated(self, node: Node) -> Node:
         """`node` after the configured rotation, the same for all clients of a round."""
-        name = self.encoder.rotation
-        return node if name == "none" else _shared(name, node)
+        return node if self.encoder.rotation == "none" else self.shared(self.encoder.rotation, node)
 
+    def shared(self, name: str, node: Node) -> Node:
+        """`node` after a rotation. Kashin's is Hadamard's where padding leaves no room, and goes by that name there."""
+        size = self.spec.shape.num_elements()
+        if name == "kashin" and rotation.TRANSFORMS[name].padded(size) == size:
+            name = "hadamard"
+        stage = rotation.SharedRotationStage(rotation.TRANSFORMS[name])
+        return Node(name, stage, {stage.ENCODED_VALUES_KEY: node})
 
-def _shared(name: str, node: Node) -> Node:
-    stage = rotation.SharedRotationStage(rotation.TRANSFORMS[name])
-    return Node(name, stage, {stage.ENCODED_VALUES_KEY: node})
+    @property
+    def quantized_size(self) -> int:
+        """Elements that come to a quantizer: those of the tensor, after the configured rotation."""
+        size, name = self.spec.shape.num_elements(), self.encoder.rotation
+        return size if name == "none" else rotation.TRANSFORMS[name].padded(size)
 
 
 def _own(name: str, node: Node) -> Node:
@@ -151,6 +159,8 @@ def _uniform(request: _Request) -> Node:
 def _qsgd(request: _Request) -> Node:
     """32 ceil(n bits / 32) + 32 bits for each bucket."""
     bucket = request.encoder.bucket
+    if bucket is not None and bucket >= request.quantized_size:
+        bucket = None  # one bucket for all
     text = "qsgd" if bucket is None else f"qsgd bucket {bucket}"
     return _levels(request, text, levels.Qsgd(bucket), "dense")
 
@@ -212,7 +222,7 @@ def _lloyd_max(request: _Request) -> Node:
 
 def _normal_float(request: _Request) -> Node:
     """32 ceil(n bits / 32) + 32 ceil(n / block)."""
-    bits, block = request.encoder.bits, request.encoder.block
+    bits, block = request.encoder.bits, min(request.encoder.block, request.quantized_size)
     stage = codebooks.NormalFloatStage(bits, block)
     leaf = request.integers(bits)
     return Node(f"normal_float {bits} bit block {block}", stage, {stage.ENCODED_VALUES_KEY: leaf})
@@ -271,14 +281,15 @@ def _top_k(request: _Request) -> Node:
 
 def _stc(request: _Request) -> Node:
     """Top-k with the mean magnitude and a sign each: k (1 + the position's bits) + 32."""
-    share, sign = request.encoder.share, signs.SignStage("mean")
-    values = Node("sign", sign, {sign.ENCODED_VALUES_KEY: request.integers(1)})
-    return Node(f"stc {share}", sparse.TopKStage(share), {"values": values, "positions": _positions(request)})
+    share = request.encoder.share
+    children = {"values": _sign(request), "positions": _positions(request)}
+    return Node(f"top_k {share}", sparse.TopKStage(share), children)
 
 
 def _rand_k(request: _Request) -> Node:
     """k = share * n: k values of 32 bits, or as their encoder has it, + 64 (the seed)."""
-    share, unbiased = request.encoder.share, request.encoder.unbiased
+    share, unbiased, size = request.encoder.share, request.encoder.unbiased, request.spec.shape.num_elements()
+    unbiased = unbiased or sparse.kept(share, size) == size  # nothing to scale
     text = f"rand_k {share}" if unbiased else f"rand_k {share} unscaled"
     return Node(text, sparse.RandKStage(share, unbiased), _values(request))
 
@@ -293,7 +304,8 @@ def _count_sketch(request: _Request) -> Node:
     """32 rows * columns, columns = ceil(share * n / rows)."""
     encoder = request.encoder
     text = f"count_sketch {encoder.share} rows {encoder.rows} recovered {encoder.recovered}"
-    return Node(text, sketches.CountSketchStage(encoder.share, encoder.rows, encoder.recovered))
+    stage = sketches.CountSketchStage(encoder.share, encoder.rows, encoder.recovered)
+    return Node(text, stage, decoded_once=True)
 
 
 def _low_rank(request: _Request) -> Node | None:
@@ -308,9 +320,9 @@ def _low_rank(request: _Request) -> Node | None:
 _FAMILIES: dict[str, Callable[[_Request], Node | None]] = {
     "identity": lambda request: None,
     "uniform": lambda request: request.rotated(_uniform(request)),
-    "hadamard": lambda request: _shared("hadamard", _uniform(request)),
-    "fourier": lambda request: _shared("fourier", _uniform(request)),
-    "kashin": lambda request: _shared("kashin", _uniform(request)),
+    "hadamard": lambda request: request.shared("hadamard", _uniform(request)),
+    "fourier": lambda request: request.shared("fourier", _uniform(request)),
+    "kashin": lambda request: request.shared("kashin", _uniform(request)),
     "qsgd": lambda request: request.rotated(_qsgd(request)),
     "terngrad": lambda request: request.rotated(_ternary(request)),
     "sign": lambda request: request.rotated(_sign(request)),

@@ -17,8 +17,10 @@ from fedsweep.encoders.sparse import kept, scattered
 class CountSketchStage(te.core.EncodingStageInterface):
     """S[j, h_j(i)] += s_j(i) x_i: float32 [rows, columns], columns = ceil(share * n / rows).
 
-    Linear, so the server sums the clients' sketches and unsketches once: element i is the median over rows of
-    s_j(i) S[j, h_j(i)], and the `recovered` share of elements with the largest estimates is kept, the others are zero.
+    Encoding is linear, so the sum of the clients' sketches is the sketch of their sum, and the server unsketches that
+    once (`tree.DecodedOnce`): element i is the median over rows of s_j(i) S[j, h_j(i)], and the `recovered` share of
+    elements with the largest estimates is kept, the others are zero. Neither is linear: unsketching the sum finds
+    elements that no client's sketch shows, and the stage commutes with sums only where there is nothing of both.
     Buckets h and signs s follow from the server's seed, the same for all clients of a round: int32 [2], 64 bits a
     tensor on the downlink. Charikar et al. 2002; Rothchild et al. (FetchSGD), ICML 2020, arXiv 2007.07682.
     """
@@ -27,11 +29,14 @@ class CountSketchStage(te.core.EncodingStageInterface):
     SKETCH_KEY = "sketch"
     SEED_KEY = "seed"
     compressible_tensors_keys = ()
-    commutes_with_sum = True
     decode_needs_input_shape = True
 
     def __init__(self, share: float, rows: int, recovered: float):
         self._share, self._rows, self._recovered = share, rows, recovered
+
+    @property
+    def commutes_with_sum(self):
+        return self._rows == 1 and self._recovered == 1
 
     def get_params(self):
         params = collections.OrderedDict([(self.SEED_KEY, randomness.next_seed())])
@@ -46,7 +51,7 @@ class CountSketchStage(te.core.EncodingStageInterface):
         return collections.OrderedDict([(self.SKETCH_KEY, tf.stack(rows))])
 
     def decode(self, encoded_tensors, decode_params, num_summands=None, shape=None):
-        del num_summands  # linear up to here, and unsketched once
+        del num_summands  # of one sketch as of a sum
         size, sketch = int(tf.get_static_value(shape)[0]), encoded_tensors[self.SKETCH_KEY]
         guesses = []
         for row in range(self._rows):

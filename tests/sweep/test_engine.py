@@ -13,7 +13,7 @@ from fedsweep.errors import SweepFailed, UserError
 from fedsweep.federated import plan as planning
 from fedsweep.files import write_json
 from fedsweep.sweep import study as studies
-from fedsweep.sweep.engine import Engine
+from fedsweep.sweep.engine import Engine, _identity
 from fedsweep.sweep.record import Record
 from fedsweep.sweep.space import Choices, Interval
 from fedsweep.tracking.run_folder import write_result
@@ -125,6 +125,40 @@ def test_equal_plans_are_run_once_and_their_values_shared(start, config):
     assert [row["test_accuracy"] for row in table] == ["0.5", "0.5", "0.7", "0.8", "0.8", "0.8"]
     assert table[1]["error"] == "same plan as trial 0"
     assert (engine.folder / "1" / "result.json").read_text()
+
+
+TOP_K = "encoder=top_k encoder.share=0.01 encoder.positions=golomb_rice"
+SAME = [
+    ("encoder=stc", f"{TOP_K} encoder.values=sign"),
+    ("encoder=hadamard", "encoder.rotation=hadamard"),
+    ("encoder=eden downlink=same", "encoder=eden downlink=eden downlink.threshold=100"),
+    (
+        "encoder=identity",
+        "encoder=identity encoder.error_feedback=true encoder.bits=3 schedule=falling_loss code=range",
+    ),
+    ("downlink=identity", "downlink=identity downlink.bits=3"),
+    ("encoder=low_rank encoder.threshold=10000000", "encoder=identity"),
+    ("encoder.error_feedback=true", "encoder.error_feedback=true encoder.threshold=101"),
+]
+OTHERS = [
+    ("encoder=stc", f"{TOP_K} encoder.values=one_bit"),
+    ("encoder=kashin", "encoder=hadamard"),
+    ("encoder.error_feedback=true", "encoder.error_feedback=false"),
+    ("downlink=uniform downlink.error_feedback=true", "downlink=uniform"),
+    ("downlink=top_k", "downlink=dropout"),
+    ("encoder=eden downlink=same", "encoder=eden"),
+    ("on_bad_update=zero", "on_bad_update=drop"),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "same"), [(*pair, True) for pair in SAME] + [(*pair, False) for pair in OTHERS])
+def test_duplicates_are_found_by_what_is_sent_under_any_words(config, a, b, same):
+    def identity(words):
+        checked = config("encoder.threshold=100", *words.split())
+        model = models.build(checked.model, datasets.spec(checked.dataset))
+        return _identity(checked, planning.of(checked, model, lambda: checked.dataset.clients).as_dict())
+
+    assert (identity(a) == identity(b)) == same
 
 
 @pytest.mark.parametrize("key", ["seed", "rounds", "optimizer.client_lr", "clients_per_round"])
