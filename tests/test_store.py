@@ -9,9 +9,10 @@ import mlflow
 import pytest
 import sqlalchemy
 
-from fedsweep import store, tracking
+from fedsweep import schema, store, tracking
 from fedsweep.errors import UserError
 from fedsweep.pareto import load
+from fedsweep.sweep import resume
 from fedsweep.tracking import mlflow_store
 
 RUN_ID = "0" * 32
@@ -124,3 +125,16 @@ def test_mlflow_prints_no_addresses_at_the_end_of_a_run(monkeypatch, capsys):
     with mlflow_store.reading("http://me:hunter2secret@127.0.0.1:9", "--tracking-uri", "") as client:
         client._tracking_client._log_url(RUN_ID)
     assert capsys.readouterr().out == ""
+
+
+def test_a_sweep_that_goes_on_says_that_its_store_is_another_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.yaml").write_text("tracker: {mlflow: true, uri: 'http://***@old'}\n")
+    resume.tell_other_store(tmp_path, schema.Tracker(mlflow=True, uri="http://me:hunter2secret@old"))
+    assert capsys.readouterr().out == ""
+    for uri, now in {"http://me:hunter2secret@new": "tracker.uri=http://***@new", None: "(the default)"}.items():
+        resume.tell_other_store(tmp_path, schema.Tracker(mlflow=True, uri=uri))
+        said = capsys.readouterr().out
+        assert "http://***@old" in said and said.rstrip().endswith(now)
