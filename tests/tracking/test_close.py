@@ -64,7 +64,8 @@ def test_after_a_sigkill_nothing_stays_running(fedsweep, moment):
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
     assert not psutil.wait_procs(left, timeout=90)[1]
-    assert set(statuses(fedsweep.folder)) == {"FAILED"}
+    found = statuses(fedsweep.folder)  # runs that had ended before stay as they are
+    assert "FAILED" in found and set(found) <= {"FAILED", "FINISHED"}
 
 
 def test_the_watcher_is_light_and_ends_with_what_it_watches(tmp_path, monkeypatch):
