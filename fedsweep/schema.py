@@ -573,7 +573,7 @@ def _typed(cls: type, values: DictConfig, prefix: str) -> Any:
         raise UserError(f"{prefix}{error.full_key or error.key}: {str(error).splitlines()[0]}") from error
     except OverflowError as error:  # a whole number that no float can hold
         huge = next(key for key in values if isinstance(values[key], int) and abs(values[key]) > sys.float_info.max)
-        raise UserError(f"{prefix}{huge}: {error}; a finite number is needed") from error
+        raise UserError(f"{prefix}{huge}: too large for a floating-point number") from error
 
 
 def resolved(composed: DictConfig) -> DictConfig:

@@ -27,7 +27,7 @@ def encoders(*arguments: str) -> list[tuple]:
         ),
         (["sweep.grids=[['encoder=top_k'],['encoder=stc']]", "encoder.share=0.3"], [("top_k", 0.3), ("stc", 0.3)]),
         (["encoder=stc,top_k", "~encoder.positions=fixed"], None),
-        (["encoder=identity,sign", "+encoder.bits=2"], None),
+        (["encoder=identity,sign", "+encoder.bits=2"], [("identity", None), ("sign", None)]),
     ],
 )
 def test_a_key_that_every_trial_has_is_taken(arguments, found):
