@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsweep import schema
-from fedsweep.secrets import masked as masked  # others import it from here
 from fedsweep.secrets import masked_tree
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from fedsweep import environment, importing, schema, secrets
+from fedsweep import environment, importing, schema, secrets, shown
 from fedsweep.errors import NotWritten, UserError
 from fedsweep.files import refuse_used, write_atomically
 from fedsweep.progress import Progress, RunProgress
@@ -66,8 +66,9 @@ def run_launched(config: schema.Config, overrides: list[str], folder: str, sweep
     record = Record.read(sweep)
     trial, *replicate = map(int, place.relative_to(sweep).parts)
     values = [override for override in overrides if override.partition("=")[0] in record.space]
-    title = " ".join([f"trial {trial}", *values, *(f"replicate {k}" for k in replicate)])
-    point = dict(override.split("=", 1) for override in values)
+    point = shown.point(dict(override.split("=", 1) for override in values))
+    told = (f"{key}={value}" for key, value in point.items())
+    title = " ".join([f"trial {trial}", *told, *(f"replicate {k}" for k in replicate)])
     run = Run(trial, *(replicate or [0]), title, config, place, sweep, point)
     return run_trial(run, RunProgress(title, config.rounds))
 

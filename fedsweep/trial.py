@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class _Result:
     config: schema.Config
     population: int
     plan: planning.Plan
+    point: Mapping[str, str] | None = None  # of a run of a sweep: what is swept, with its values
     mlflow_run_id: str | None = None
     status: str = "running"
     error: str | None = None
@@ -82,6 +84,7 @@ class _Result:
             "client_memory_bytes": self.client_memory_bytes,
             "mlflow_run_id": self.mlflow_run_id,
             "error": self.error,
+            **({} if self.point is None else {"point": dict(self.point)}),
             "plan": self.plan.as_dict(),
         }
 
@@ -115,7 +118,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     if sweep is None:  # a sweep has checked it
         tracking.check(config)
 
-    result = _Result(config, population, plan)
+    result = _Result(config, population, plan, sweep.point if sweep else None)
     described = environment.describe(config.runtime, dataset)
     with RunFolder(folder, config, described, _columns(config, dataset), go_on=sweep is not None) as files, progress:
         tracker = None

@@ -213,6 +213,8 @@ def _results(folder: Path, record: Mapping, rows: Mapping[Path, Mapping[str, str
             for name in ("test_accuracy", *BITS):
                 if row[name] != ("" if result.get(name) is None else str(result[name])):
                     raise _contradicted(place / RESULT, f"{name} is {result.get(name)}, not {row[name]}", folder)
+            if not same_point(row, result.get("point") or row, record["space"]):
+                raise _contradicted(place / RESULT, f"its values are {result['point']}", folder)
             found[place] = result
     points = dict(enumerate(record.get("points") or ()))  # of an enumerated space
     for row in rows.values() if points else ():

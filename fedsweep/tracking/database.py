@@ -16,10 +16,11 @@ from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
 
-from fedsweep import store
+from fedsweep import secrets, store
 
 _LEFT_BY_SQLITE = ("", "-journal", "-wal", "-shm")
-_HALF_MADE = ("already exists", "duplicate column name", "no such table", "no such column", "out-of-date database")
+_HALF_MADE = ("already exists", "duplicate column name", "no such table", "no such column")
+_OLD = "out-of-date database"
 
 
 def file_of(uri: str) -> Path | None:
@@ -54,8 +55,13 @@ def make(uri: str) -> None:
 
 
 def half_made(uri: str, error: Exception) -> str | None:
-    """What to do about a database whose maker was killed, if that is what `error` is about."""
+    """What to do about a database that lacks tables or columns, if that is what `error` is about."""
     path = file_of(uri)
+    if path and _OLD in str(error):
+        return (
+            f"{path}: its tables are those of an earlier MLflow, or a process was killed while it made them; copy it"
+            f" and run mlflow db upgrade {secrets.visible(uri)}, or move the file away"
+        )
     if path is None or not any(words in str(error) for words in _HALF_MADE):
         return None
     return (

@@ -269,7 +269,7 @@ def children(
     left = {run.info.run_id: run for run in store.children(list(dict.fromkeys(filter(None, (parent, former)))))}
     for trial in trials:
         for replicate, result in trial.results.items():
-            place = Place(folder.name, parent, trial.number, replicate, trial.point)
+            place = Place(folder.name, parent, trial.number, replicate, trial.shown)
             run_folder = folder / record.run_folder(trial.number, replicate)
             own = left.get(result.get("mlflow_run_id")) or store.find(result.get("mlflow_run_id"))
             same = [run for run in left.values() if _is_at(run, place)]

@@ -176,7 +176,7 @@ def _check_result(result: object) -> None:
         value = result.get(key)
         if value is not None and (type(value) is not int or value < 0):
             raise ValueError(f"{key} is {value!r}, where a whole number belongs")
-    for key, kind in {"plan": dict, "mlflow_run_id": str, "error": str}.items():
+    for key, kind in {"plan": dict, "point": dict, "mlflow_run_id": str, "error": str}.items():
         if not isinstance(result.get(key), kind | None):
             raise ValueError(f"{key} is of type {type(result[key]).__name__}")
 
