@@ -14,8 +14,11 @@ class DamagedFile(UserError):
 
     def __init__(self, path: object, what: str, right: str):
         """One line: the file, `what` is wrong with it, and what would be `right` (to write there, or to do)."""
-        self.path, self.what = Path(str(path)), what
+        self.path, self.what, self.right = Path(str(path)), what, right
         super().__init__(f"{path}: {what}; {right}")
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.what, self.right)  # launchers pass errors between processes
 
 
 class NotWritten(OSError):

@@ -80,7 +80,8 @@ def sha256(content: bytes) -> str:
 def clear_drafts(folder: Path) -> None:
     """Removes what processes that were killed while they wrote have left; nobody else may be writing there."""
     for path in folder.glob(".?*.[0-9]*"):
-        path.unlink()
+        if path.suffix[1:].isdecimal() and path.is_file():  # as `write_atomically` names them
+            path.unlink()
 
 
 def write_json(path: Path, content: dict) -> None:

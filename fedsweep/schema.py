@@ -7,6 +7,8 @@ refusal is one line with the key, the offending value and what would be right.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import sys
 from dataclasses import dataclass
@@ -979,3 +981,8 @@ def comparable(config: Config) -> dict:
     for key in ("tracker", "sweep", "checkpoint_every", "replicates"):
         del found[key]
     return found | {"runtime": {"name": config.runtime.name}}
+
+
+def digest(config: Config) -> str:
+    """Of what a run's numbers depend on: equal configurations have equal ones."""
+    return hashlib.sha256(json.dumps(comparable(config), sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 
 
@@ -29,10 +30,11 @@ def guard() -> None:
             continue  # somebody has put another in its place (a notebook, a test), or it is ours
         like = {"encoding": "utf-8"}  # of one that was closed when Python started
         if stream is not None:
-            like = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering", "write_through")}
+            like = {key: getattr(stream, key) for key in ("encoding", "line_buffering", "write_through")}
             with contextlib.suppress(OSError):
                 stream.flush()
-        patient = io.TextIOWrapper(_Patient(_Raw(descriptor, "wb", closefd=False)), **like)
+        raw = _Patient(_Raw(descriptor, "wb", closefd=False))
+        patient = io.TextIOWrapper(raw, errors="backslashreplace", **like)  # what it cannot show ends no run
         setattr(sys, name, patient)
         setattr(sys, f"__{name}__", patient)  # what Python flushes at its end
 
@@ -48,7 +50,9 @@ class _Raw(io.FileIO):
 
     def write(self, data: bytes) -> int | None:
         try:
-            return super().write(data)
+            while (written := super().write(data)) is None:  # a pipe that does not block is full
+                select.select([], [self], [])
+            return written
         except OSError as error:
             if not self._said and self.fileno() == 1:
                 line = f"fedsweep: standard output cannot be written ({error.strerror}); goes on without it\n"

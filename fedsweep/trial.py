@@ -62,8 +62,8 @@ class _Result:
 
     def as_dict(self) -> dict:
         sent, received = cohort.messages(self.config, lambda: self.population, self.rounds)
-        if self.config.on_bad_update == "drop":
-            sent -= self.bad_updates
+        dropped = self.bad_updates if self.config.on_bad_update == "drop" else 0
+        sent -= dropped
         return {
             "status": self.status,
             "test_accuracy": self.test_accuracy,
@@ -82,8 +82,10 @@ class _Result:
             "uplink_ratio": self.plan.float32_uplink_bits * sent / self.uplink_bits if sent else None,
             "downlink_ratio": self.plan.float32_downlink_bits * received / self.downlink_bits if received else None,
             "client_memory_bytes": self.client_memory_bytes,
+            "dropped_updates": dropped,  # of clients that on_bad_update=drop left out
             "mlflow_run_id": self.mlflow_run_id,
             "error": self.error,
+            "configuration": schema.digest(self.config),  # what the run is the result of
             **({} if self.point is None else {"point": dict(self.point)}),
             "plan": self.plan.as_dict(),
         }
@@ -123,7 +125,9 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     with RunFolder(folder, config, described, _columns(config, dataset), go_on=sweep is not None) as files, progress:
         tracker = None
         try:
-            result.mlflow_run_id = (trusted_result(folder) or {}).get("mlflow_run_id")  # of a run that was cut off
+            result.mlflow_run_id = (trusted_result(folder, config=config) or {}).get(
+                "mlflow_run_id"
+            )  # of a run that was cut off
             about = tracking.About(name, folder, described, plan.as_dict(), result.mlflow_run_id, sweep)
             tracker = _start_tracker(config, about, progress)
             result.mlflow_run_id = tracker.run_id or result.mlflow_run_id
@@ -144,13 +148,15 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             result.error = secrets.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
             raise
         finally:
-            if tracker:  # first: a run with a result is never looked at again
-                tracker.flush()
             try:
-                files.write_result(result.as_dict())
+                if tracker:  # first: a run with a result is never looked at again
+                    tracker.flush()
             finally:
-                if tracker:
-                    tracker.finish(result.status)
+                try:
+                    files.write_result(result.as_dict())
+                finally:
+                    if tracker:
+                        tracker.finish(result.status)
                     for line in tracker.lost:
                         progress.untracked(line)
     return result.as_dict()

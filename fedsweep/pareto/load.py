@@ -153,8 +153,7 @@ def from_folder(folder: Path) -> Sweep:
     }
     plans = {trial: results[place] for trial, place in first.items()}
     # Where clients drop out, each replicate has sent another number of messages.
-    ends = [(result["plan"], result["rounds"]) for result in plans.values()]
-    drops = any(_sent(*end) < _received(*end) for end in ends)
+    drops = any(_sent(result) < _received(result) for result in results.values())
     runs = {run: results[path] for run, path in places.items()} if drops else {(k, 0): r for k, r in plans.items()}
     # A swept group (encoder=uniform,eden) changes other keys than its own, data sets are compared by their values, not
     # by how they were written (1 and 1.0), and each of several grids has keys of its own: then a trial's own file has
@@ -178,7 +177,7 @@ def from_folder(folder: Path) -> Sweep:
         name=folder.resolve().name,
         keys=keys,
         points=points,
-        float32=_means((trial, _float32(run["plan"], run["rounds"])) for (trial, _), run in runs.items()),
+        float32=_means((trial, _float32(run)) for (trial, _), run in runs.items()),
         seeds={(trial, replicate): seeds[trial] + replicate for trial, replicate in places},
         rounds=_rounds(places, results),
         settings=settings,
@@ -257,20 +256,21 @@ def _check_complete(path: Path, result: Mapping) -> None:
         raise DamagedFile(path, f"cannot be read ({what})", AGAIN) from error
 
 
-def _received(plan: Mapping, rounds: int) -> int:
+def _received(result: Mapping) -> int:
     """Models that clients received in a run."""
-    return plan["clients"] * rounds
+    return result["plan"]["clients"] * result["rounds"]
 
 
-def _sent(plan: Mapping, rounds: int) -> int:
+def _sent(result: Mapping) -> int:
     """Updates that they sent; a plan of an earlier version knows of no client that drops out."""
-    return plan.get("messages", _received(plan, rounds))
+    return result["plan"].get("messages", _received(result)) - result.get("dropped_updates", 0)
 
 
-def _float32(plan: Mapping, rounds: int) -> Float32:
+def _float32(result: Mapping) -> Float32:
     """What one run would have sent."""
+    plan = result["plan"]
     up, down = plan["float32_uplink_bits"], plan["float32_downlink_bits"]
-    return Float32(up * _sent(plan, rounds), down * _received(plan, rounds))
+    return Float32(up * _sent(result), down * _received(result))
 
 
 def _means(found: Iterable[tuple[int, Float32]]) -> dict[int, Float32]:

@@ -107,7 +107,8 @@ class Engine:
         self._runs[number] = []
         try:
             config = self._configure(point)
-            found = [trusted_result(self._place(trial, k), self._dry) for k in range(trial.replicates)]
+            seeded = [dataclasses.replace(config, seed=config.seed + k) for k in range(trial.replicates)]
+            found = [trusted_result(self._place(trial, k), self._dry, own) for k, own in enumerate(seeded)]
             plan = (found[0] or {}).get("plan")
             if not plan or "run_bits" not in plan:  # not there yet, or of an earlier version
                 plan = self._plan(config)
@@ -126,7 +127,7 @@ class Engine:
         if trial.twin is trial:
             trial.twin = None
         for replicate in range(trial.replicates):
-            self._prepare(trial, replicate, config, total, found[replicate])
+            self._prepare(trial, replicate, seeded[replicate], total, found[replicate])
         return trial
 
     def _place(self, trial: Trial, replicate: int) -> Path:
@@ -135,7 +136,10 @@ class Engine:
     def _prepare(
         self, trial: Trial, replicate: int, config: schema.Config, total_bits: int, result: dict | None
     ) -> None:
-        """Takes the result of a replicate that has one (it may be there from before), or plans its run."""
+        """Takes the result of a replicate that has one (it may be there from before), or plans its run.
+
+        `config` has the replicate's own seed.
+        """
         budget, folder = self._settings.budget, self._place(trial, replicate)
         if trial.twin:
             if not self._dry:
@@ -146,13 +150,14 @@ class Engine:
             sent = f"would send {format_bits(total_bits)}, more than sweep.bit_budget={format_bits(budget)}"
             trial.results[replicate] = self._refuse(trial, replicate, "pruned", sent)
             return
+        if result and result["status"] == "duplicate":  # of a trial that was one
+            result = None
         if result:
             trial.results[replicate] = result
         if not is_over(result):
             title = trial.title if trial.replicates == 1 else f"{trial.title} replicate {replicate}"
-            seeded = dataclasses.replace(config, seed=config.seed + replicate)
             self._runs[trial.number].append(
-                Run(trial.number, replicate, title, seeded, folder, self.folder, trial.shown)
+                Run(trial.number, replicate, title, config, folder, self.folder, trial.shown)
             )
 
     def _refuse(self, trial: Trial, replicate: int, status: str, error: str) -> dict:

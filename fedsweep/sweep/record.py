@@ -97,11 +97,29 @@ def read_sweep(path: Path) -> dict:
         for key, kind in _SWEEP_TYPES.items():
             if not isinstance(content.get(key, path), kind):
                 raise ValueError(f"{key} is {'not there' if key not in content else repr(content[key])}")
+        _check_space(content)
         if content.get("fingerprint", found := _fingerprint(content)) != found:
             raise ValueError("its fingerprint says that it is not what was written")
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise DamagedFile(path, f"cannot be read ({' '.join(str(error).split())})", _ANOTHER) from error
     return content
+
+
+def _check_space(content: Mapping) -> None:
+    """Raises ValueError for a space, points or a configuration that no sweep has."""
+
+    def texts(found: object) -> bool:
+        return isinstance(found, list) and all(isinstance(one, str) for one in found)
+
+    for key, values in content["space"].items():
+        if not isinstance(key, str) or not (isinstance(values, str) or texts(values)):
+            raise ValueError(f"space has {key!r}: {values!r}, where a key and its values belong")
+    points = content.get("points")
+    fits = isinstance(points, list) and all(isinstance(p, dict) and texts([*p, *p.values()]) for p in points)
+    if points is not None and not fits:
+        raise ValueError("points is no list of keys with their values")
+    if type(content["config"].get("seed")) is not int:
+        raise ValueError("config has no seed")
 
 
 def _fingerprint(content: Mapping) -> str:
@@ -226,15 +244,22 @@ class Trial:
 
 
 def begun_trials(folder: Path, record: Record, read: Callable[[Path], dict | None] = read_result) -> list[Trial]:
-    """The trials that have begun, by their runs' own files; trials.csv tells the points that a sampler drew.
+    """The trials that have begun, by their runs' files. A result tells the point that a sampler drew, or trials.csv.
 
     `read` gives a run's result: `read_result`, or `trusted_result` where a damaged one is made again.
     """
-    points = record.points if record.points is not None else drawn(folder, record)
+    shown_points = drawn(folder, record) if record.points is None else []
     trials: dict[int, Trial] = {}
-    for number, point in enumerate(points):
+    for number in sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()):
         places = {replicate: folder / record.run_folder(number, replicate) for replicate in range(record.replicates)}
         results = {replicate: result for replicate, place in places.items() if (result := read(place))}
+        own = next((result["point"] for result in results.values() if "point" in result), None)
+        if record.points is not None:
+            point = record.points[number] if number < len(record.points) else None
+            if point is None or (own is not None and not same_point(own, point, record.space)):
+                continue  # nobody's, or another trial's: its own is made again
+        else:
+            point = own or dict(enumerate(shown_points)).get(number, {})
         original = next(iter(results.values()), {}).get("duplicate_of")
         if original is not None and original in trials:
             trials[number] = Trial(number, point, record.replicates, twin=trials[original])

@@ -95,7 +95,7 @@ class Trackers(Tracker):
         self._each(lambda tracker: tracker.log_round(row))
 
     def flush(self) -> None:
-        self._each(Tracker.flush)
+        self._each(lambda tracker: tracker.flush())
 
     def finish(self, status: str) -> None:
         trackers = list(self._trackers)

@@ -7,6 +7,7 @@ folder, or that it does not know, are deleted there. What agrees already stays a
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
@@ -294,7 +295,18 @@ def children(
                 left.pop(found.info.run_id, None)
             run_id = store.bring(files, found, trial.number in best)
             note(run_folder, result, run_id)
+    for run_id in _told(folder):  # of a trial that is not among these: its own is made again, or it is somebody's
+        left.pop(run_id, None)
     store.delete([run for run in left.values() if "trial" in run.data.tags])  # others are somebody else's
+
+
+def _told(folder: Path) -> set[str]:
+    """The ids of all runs that results in the folder name."""
+    found = set()
+    for path in folder.glob("[0-9]*/**/" + RESULT):
+        with contextlib.suppress(DamagedFile):
+            found.add((read_result(path.parent) or {}).get("mlflow_run_id"))
+    return found - {None}
 
 
 def _is_at(run: Run, place: Place) -> bool:

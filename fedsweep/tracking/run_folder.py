@@ -61,7 +61,15 @@ _METRICS = (
     *("test_accuracy", "test_loss", "train_accuracy", "train_loss", "validation_accuracy", "validation_loss"),
     *CLIENT_QUANTILES,
 )
-_COUNTS = ("uplink_bits", "downlink_bits", "total_bits", "rounds", "evaluated_round", "client_memory_bytes")
+_COUNTS = (
+    "uplink_bits",
+    "downlink_bits",
+    "total_bits",
+    "rounds",
+    "evaluated_round",
+    "client_memory_bytes",
+    "dropped_updates",
+)
 _SEAL = '  "sha256": "'  # how the last line of result.json begins; the digest is of all the text before it
 
 
@@ -176,7 +184,7 @@ def _check_result(result: object) -> None:
         value = result.get(key)
         if value is not None and (type(value) is not int or value < 0):
             raise ValueError(f"{key} is {value!r}, where a whole number belongs")
-    for key, kind in {"plan": dict, "point": dict, "mlflow_run_id": str, "error": str}.items():
+    for key, kind in {"plan": dict, "point": dict, "mlflow_run_id": str, "error": str, "duplicate_of": int}.items():
         if not isinstance(result.get(key), kind | None):
             raise ValueError(f"{key} is of type {type(result[key]).__name__}")
 
@@ -206,10 +214,16 @@ def check_end(path: Path, result: dict, rows: Sequence[RoundRow]) -> None:
             raise DamagedFile(path, f"cannot be read ({key} is {result.get(key)}, rounds.csv ends at {value})", AGAIN)
 
 
-def trusted_result(folder: Path, dry: bool = False) -> dict | None:
-    """As `read_result`; but what is damaged is no result: it is said and, unless `dry`, set aside."""
+def trusted_result(folder: Path, dry: bool = False, config: schema.Config | None = None) -> dict | None:
+    """As `read_result`; but what is damaged is no result: it is said and, unless `dry`, set aside.
+
+    Nor is that of another configuration than `config` (folders were exchanged, say).
+    """
     try:
-        return read_result(folder)
+        result = read_result(folder)
+        if config and result and result.get("configuration", own := schema.digest(config)) != own:
+            raise DamagedFile(folder / RESULT, "is the result of another configuration", AGAIN)
+        return result
     except DamagedFile as error:
         names = [name for name in dict.fromkeys([error.path.name, RESULT]) if (folder / name).exists()]
         if not dry:
@@ -269,7 +283,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
         self.path, self.checkpoints = folder, [folder / name for name in CHECKPOINTS]
         self._rounds, self._columns = folder / ROUNDS, list(columns)
-        self._config = json.dumps(schema.comparable(config), sort_keys=True).encode()
+        self._config = schema.digest(config).encode()
         if go_on:
             clear_drafts(folder)
         write = write_atomically if go_on else claim

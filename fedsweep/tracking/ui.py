@@ -60,9 +60,10 @@ def _refuse_used(host: str, port: int) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             trial.bind(address)
             trial.listen(1)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second: a name that no host can have
         right = "choose another (--port; make ui PORT=...), or another --host"
-        raise UserError(f"--host {host} --port {port}: cannot be listened on ({error.strerror}); {right}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({reason}); {right}") from error
 
 
 def _serve(host: str, port: int, uri: str) -> None:
