@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 
 import pytest
 
 from fedsweep import files
-from fedsweep.errors import DamagedFile, NotWritten
+from fedsweep.errors import DamagedFile, NotWritten, SweepFailed, UserError
 
 
 def test_drafts_of_killed_writers_are_cleared_and_nothing_else(tmp_path):
     kept = {".lock", "result.json", ".hidden.txt", "1", ".hydra"}
-    for name in {*kept, ".result.json.123", f".checkpoint.npz.{os.getpid()}"}:
+    kept |= {".notes.2026-11.md", ".cache.1"}
+    (tmp_path / ".cache.1").mkdir()
+    for name in {*kept, ".result.json.123", f".checkpoint.npz.{os.getpid()}"} - {".cache.1"}:
         (tmp_path / name).write_text("x")
     files.clear_drafts(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
@@ -30,6 +33,16 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
     with contextlib.suppress(OSError):
         files.write_atomically(path, "new, and much longer")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UserError("x"), SweepFailed("x"), DamagedFile("a/b", "is cut", "fetch it again"), NotWritten(28, "full", "a/b")],
+    ids=repr,
+)
+def test_errors_pass_between_processes(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
 
 
 def test_an_error_of_a_full_disk_names_the_file(tmp_path):

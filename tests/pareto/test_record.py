@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 
 import handmade
 import pytest
+import yaml
 
 from fedsweep.errors import DamagedFile
-from fedsweep.sweep.record import Record, drawn, read_trials
+from fedsweep.pareto import load
+from fedsweep.sweep.record import Record, begun_trials, drawn, read_trials
+from fedsweep.tracking.run_folder import write_result
 
 
 @pytest.fixture
 def folder(tmp_path):
     return handmade.sweep(tmp_path / "s", [{"encoder.bits": "2"}, {"encoder.bits": "4"}], lambda *_: (0.9, 10**6))
+
+
+def edited(raw: bytes, **change) -> bytes:
+    """A sweep.yaml as earlier versions wrote it, without a fingerprint, with other content."""
+    content = yaml.safe_load(raw) | change
+    del content["fingerprint"]
+    return yaml.safe_dump(content).encode()
 
 
 def damaged(path, change) -> None:
@@ -35,10 +47,13 @@ def damaged(path, change) -> None:
         lambda raw: raw.replace(b"n_trials: 2\n", b""),
         lambda raw: raw + b"more: 1\n",
         lambda raw: b"{" * 3000,
+        *(lambda raw, change=change: edited(raw, **change) for change in (
+            {"points": 5}, {"points": [1]}, {"points": [{"encoder.bits": 2}]}, {"space": {1: ["2"]}},
+            {"space": {"encoder.bits": 2}}, {"config": {}}, {"config": {"seed": "0"}},
+        )),
     ],
-)
+)  # fmt: skip
 def test_a_sweep_file_that_is_not_what_was_written(folder, change):
-    """(Broken once: without its fingerprint compared, another seed went through.)"""
     damaged(folder / "sweep.yaml", change)
     with pytest.raises(DamagedFile, match=r"/s/sweep\.yaml: .*; start another sweep") as raised:
         Record.read(folder)
@@ -68,3 +83,42 @@ def test_a_table_of_trials_that_is_not_what_was_written(folder, change, says, ca
         read_trials(path, ["encoder.bits"])
     assert "\n" not in str(raised.value)
     assert drawn(folder, Record.read(folder)) == [] and "/s/trials.csv: " in capsys.readouterr().out
+
+
+def test_a_searchs_trials_are_found_by_their_runs_own_files(tmp_path):
+    """A gap in trials.csv (a duplicate whose original has not ended has no row), or its loss, hides no trial."""
+    points = [{"encoder.bits": "2"}, {"encoder.bits": "4"}, {"encoder.bits": "8"}]
+    place = handmade.sweep(tmp_path / "s", points, lambda *_: (0.9, 10**6))
+    record = dataclasses.replace(Record.read(place), points=None)
+    for number, point in enumerate(points):
+        result = json.loads((place / str(number) / "result.json").read_text()) | {"point": point}
+        write_result(place / str(number), result if number else {"status": "running"})
+    for content in (None, "trial,replicate", (place / "trials.csv").read_text()):
+        (place / "trials.csv").unlink() if content is None else (place / "trials.csv").write_text(content)
+        found = {trial.number: trial.point for trial in begun_trials(place, record)}
+        assert {1: points[1], 2: points[2]}.items() <= found.items() and list(found) == [0, 1, 2]
+
+
+def test_points_of_a_search_are_the_runs_own(tmp_path):
+    """What trials.csv says of a sampled value must be what the run's sealed result says."""
+    points = [{"encoder.bits": "2"}, {"encoder.bits": "4"}]
+    place = handmade.sweep(tmp_path / "s", points, lambda *_: (0.9, 10**6))
+    dataclasses.replace(Record.read(place), points=None).write(place)
+    for number, point in enumerate(points):
+        result = json.loads((place / str(number) / "result.json").read_text()) | {"point": point}
+        write_result(place / str(number), result)
+    assert load.from_folder(place).points == dict(enumerate(points))
+    damaged(place / "trials.csv", lambda raw: raw.replace(b"0,0,complete,2,", b"0,0,complete,3,"))
+    with pytest.raises(DamagedFile, match=r"its values are \{'encoder.bits': '2'\}"):
+        load.from_folder(place)
+
+
+def test_updates_that_were_dropped_are_in_no_ratio(tmp_path):
+    place = handmade.sweep(tmp_path / "s", [{"encoder.bits": "2"}, {"encoder.bits": "4"}], lambda *_: (0.9, 10**6))
+    whole = load.from_folder(place).float32
+    path = place / "1"
+    result = json.loads((path / "result.json").read_text())
+    write_result(path, result | {"dropped_updates": 3})
+    found = load.from_folder(place).float32
+    assert found[0] == whole[0] and found[1].downlink == whole[1].downlink
+    assert found[1].uplink == whole[1].uplink - 3 * result["plan"]["float32_uplink_bits"]

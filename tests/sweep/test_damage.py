@@ -134,7 +134,6 @@ def foreign(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_run_goes_on_from_what_is_whole_and_says_what_is_not(config, cut, tmp_path, damage, before, names, capsys):
-    """(Broken once: with the digest of the rounds not compared, the doubled line and the edited cell went through.)"""
     interrupted, whole = cut
     folder = tmp_path / "run"
     shutil.copytree(interrupted, folder)

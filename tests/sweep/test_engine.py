@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from fedsweep import datasets, models
+from fedsweep import datasets, models, schema
 from fedsweep.errors import SweepFailed, UserError
 from fedsweep.federated import plan as planning
 from fedsweep.files import write_json
@@ -293,6 +293,30 @@ def test_a_finished_run_whose_result_is_damaged_is_made_again_and_no_other(start
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{path}: ") and line.endswith("kept as result.json.damaged, and the run is made again")
     assert not path.exists() and path.with_name("result.json.damaged").exists()
+
+
+def test_results_in_folders_that_were_exchanged_are_made_again(start, capsys):
+    points = [{"encoder.bits": bits} for bits in ("2", "4", "8")]
+    choices = {"encoder.bits": Choices(("2", "4", "8"))}
+    first = start(choices, points)
+    for run in [run for _ in points for run in first.runs(first.draw())]:
+        run.folder.mkdir()
+        write_result(run.folder, {**result(run), "configuration": schema.digest(run.config)})
+    for old, new in (("0", "aside"), ("1", "0"), ("aside", "1")):
+        (first.folder / old).rename(first.folder / new)
+    again = start(choices, points)
+    assert [run.trial for _ in points for run in again.runs(again.draw())] == [0, 1]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(first.folder / k / "result.json") for k in "01"]
+    assert all("is the result of another configuration; kept as result.json.damaged" in line for line in lines)
+
+
+def test_a_mark_of_a_duplicate_that_is_none_is_no_result(start):
+    points = [{"encoder.bits": bits} for bits in ("2", "4")]
+    engine = start({"encoder.bits": Choices(("2", "4"))}, points)
+    (engine.folder / "1").mkdir()
+    write_result(engine.folder / "1", {"status": "duplicate", "duplicate_of": 0})
+    assert [run.trial for _ in points for run in engine.runs(engine.draw())] == [0, 1]
 
 
 def test_the_front_uses_the_objectives_that_are_asked_for(start):

@@ -155,7 +155,6 @@ def test_a_journal_with_half_a_line_and_a_forgotten_lock_opens(config, tmp_path)
     ids=["NULs", "cut line", "lost line", "doubled line", "other values", "garbage", "no object"],
 )
 def test_a_damaged_journal_is_said_and_the_search_is_the_same(config, tmp_path, damage, capsys):
-    """(Broken once: without the digests in its lines, a journal that lost one went on with another search.)"""
     overrides = ["sweep.sampler.n_startup_trials=2"]
     whole = search(open_study(config, studies.journal(tmp_path / "whole"), *overrides), 10)
     path = tmp_path / "study.journal"
