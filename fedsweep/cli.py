@@ -15,9 +15,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import composing, interrupts, secrets, streams  # noqa: F401  composing: Hydra composes with its loader
+from fedsweep import composing, interrupts, secrets, streams
 from fedsweep.errors import NotWritten, UserError
 from fedsweep.files import write_atomically
+
+composing.install()
 
 
 def config_folder() -> str:
@@ -57,6 +59,11 @@ def _one_line_errors() -> Iterator[None]:
             raise
         print(f"fedsweep: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_status", 1))
+    except ValueError as error:
+        if _TRACEBACKS or not str(error).startswith("Unable to configure"):  # the words of logging.config
+            raise
+        print(f"fedsweep: hydra.job_logging, hydra.hydra_logging: {error} ({error.__cause__})", file=sys.stderr)
+        sys.exit(1)
 
 
 @contextlib.contextmanager

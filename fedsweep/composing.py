@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
 
 import hydra._internal.hydra
+import hydra.utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -83,7 +85,9 @@ class Loader(ConfigLoaderImpl):
                 return super().load_configuration(*arguments)
         except (TypeError, ValueError, AttributeError, KeyError, AssertionError, RecursionError) as error:
             # what Hydra does not expect of its input; our own code is not in here
-            raise UserError(f"Hydra cannot compose this: {' '.join(str(error).split())}") from error
+            said = " ".join(arguments[1])[:100] or "the configuration"
+            reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+            raise UserError(f"{said}: Hydra cannot compose this ({reason})") from error
 
     def _check_choices(self, overrides: Sequence[Override]) -> None:
         """A group takes the name of a choice, or several in a list."""
@@ -110,8 +114,10 @@ class Loader(ConfigLoaderImpl):
         raise UserError(f"{unknown[1]}: no such key; {like}python -m fedsweep --cfg job shows them all") from error
 
 
-# Hydra has no way to be given a loader.
-hydra._internal.hydra.ConfigLoaderImpl = Loader
+def install() -> None:
+    """From now on Hydra composes with `Loader` in this process; it has no way to be given one. For commands alone: a
+    program that imports fedsweep keeps its own Hydra as it is."""
+    hydra._internal.hydra.ConfigLoaderImpl = Loader
 
 
 def parse(overrides: Sequence[str], loader: ConfigLoaderImpl | None = None) -> list[Override]:
@@ -135,13 +141,15 @@ def literal(text: str) -> str:
 @contextlib.contextmanager
 def _folder_as_text() -> Iterator[None]:
     """Hydra writes the working folder's name into the configuration as it is, `${` or no."""
-    real = os.getcwd
-    text = literal(real())
+    text = literal(_getcwd())
     os.getcwd = lambda: text
     try:
         yield
     finally:
-        os.getcwd = real
+        os.getcwd = _getcwd
+
+
+_getcwd = os.getcwd
 
 
 class _Folder(StringNode):
@@ -182,8 +190,10 @@ def refuse_targets(config: DictConfig) -> None:
 
     Hydra calls what hydra.launcher, hydra.sweeper and hydra.callbacks name, with arguments of the configuration.
     """
-    for key, target in _targets(config, ""):
+    for key, target in _targets(config, "", itertools.repeat(True, MOST_NODES)):
         _check_target(key, target)
+    for part in ("job_logging", "hydra_logging"):
+        _check_logging(f"hydra.{part}", OmegaConf.to_container(config.hydra[part], resolve=False))
     for part, kind in (("launcher", Launcher), ("sweeper", Sweeper)):
         plugin = OmegaConf.select(config, f"hydra.{part}._target_")
         known = sorted(f"{c.__module__}.{c.__qualname__}" for c in Plugins.instance().discover(kind))
@@ -193,8 +203,30 @@ def refuse_targets(config: DictConfig) -> None:
             )
 
 
-def _targets(node: object, above: str) -> Iterator[tuple[str, object]]:
-    """(key, value) of each `_target_`, as an interpolation's value where there is one."""
+def _check_logging(key: str, node: object) -> None:
+    """Refuses what `logging.config`, which gets these sections, would call beside the handlers of `logging` itself."""
+    if isinstance(node, str) and node.startswith(("ext://", "cfg://")) and node not in _STREAMS:
+        raise UserError(f"{key}={node}: names an object; of these {', '.join(_STREAMS)} are possible")
+    if isinstance(node, list):
+        for place, value in enumerate(node):
+            _check_logging(f"{key}.{place}", value)
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        known = isinstance(value, str) and re.fullmatch(r"logging\.(handlers\.)?\w+", value)
+        if name == "()" or (name == "class" and not known):
+            _check_target(f"{key}.{name}", value)
+        _check_logging(f"{key}.{name}", value)
+
+
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+MOST_NODES = 100_000  # of a configuration whose interpolations are resolved; more is one that multiplies itself
+
+
+def _targets(node: object, above: str, left: Iterator[bool]) -> Iterator[tuple[str, object]]:
+    """(key, value) of each `_target_`, as an interpolation's value where there is one; `left`: nodes to look at."""
+    if not next(left, False):
+        raise UserError(f"{above[:100]}: its interpolations make more than {MOST_NODES:,} values; write fewer")
     if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
         items = [(f"{above}{key}", key) for key in node]
     elif isinstance(node, ListConfig) and not (node._is_none() or node._is_missing()):
@@ -210,12 +242,26 @@ def _targets(node: object, above: str) -> Iterator[tuple[str, object]]:
             continue  # what cannot be read now is none that Hydra can call now
         if key == "_target_" and value is not None:
             yield path, value
-        yield from _targets(value, f"{path}.")
+        yield from _targets(value, f"{path}.", left)
+
+
+def _defines(name: str, target: str) -> bool:
+    """Whether what `target` names is the allowed package's own, and not what one of its modules has imported: of
+    Hydra's own plugins the very package's, of what the user allows anything of that distribution, or just that."""
+    try:
+        found = hydra.utils.get_object(target)
+    except Exception:  # an import may fail in any way; Hydra says which one when it needs the object
+        return True
+    home = str(getattr(found, "__module__", ""))
+    if name in _OWN_TARGETS:
+        return f"{home}.".startswith(f"{name}.")
+    return target == name or home.partition(".")[0] == name.partition(".")[0]
 
 
 def _check_target(key: str, target: object) -> None:
     allowed = [*_OWN_TARGETS, *filter(None, map(str.strip, os.environ.get(ALLOWED, "").split(",")))]
-    if not any(target == name or str(target).startswith(f"{name}.") for name in allowed):
+    name = next((name for name in allowed if target == name or str(target).startswith(f"{name}.")), None)
+    if name is None or not _defines(name, str(target)):
         raise UserError(
             f"{key}={target}: a configuration may call only Hydra's own plugins; to allow it, name it or its package"
             f" in the environment variable {ALLOWED}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -101,6 +102,8 @@ CALLS = {
     "+hydra.callbacks.z._target_": "'${oc.decode:os.system}'",
     "+hydra.callbacks.v._target_": "hydra_pluginsevil.X",
     "+hydra.callbacks.w._target_": "hydra.utils.get_method",
+    "+hydra.callbacks.u._target_": "hydra.experimental.callbacks.logging.os.mkdir",  # what a module has imported
+    "+hydra.callbacks.t._target_": "hydra_plugins.fedsweep_sweeper.sweeper.OmegaConf",
 }
 
 
@@ -125,6 +128,41 @@ def test_a_configuration_calls_nothing_but_hydras_plugins(key, mode, tmp_path, m
 def test_an_experiment_file_calls_nothing_either(load):
     with pytest.raises(UserError, match=r"^hydra\.callbacks\.x\._target_=os\.system"):
         load(experiment="hydra: {callbacks: {x: {_target_: os.system, command: ls}}}")
+
+
+@pytest.mark.parametrize("part", ["job_logging", "hydra_logging"])
+@pytest.mark.parametrize(
+    "handler",
+    ["{(): os.mkdir, path: made}", "{class: os.mkdir, name: made}", "{class: logging.NullHandler, x: ext://os}"],
+)
+def test_logging_calls_nothing_but_its_own_handlers(load, part, handler):
+    section = f"hydra: {{{part}: {{version: 1, handlers: {{y: {handler}}}}}}}"
+    with pytest.raises(UserError, match=rf"^hydra\.{part}\.handlers\.y\."):
+        load(experiment=section)
+    for fine in ("logging.FileHandler", "logging.handlers.RotatingFileHandler", "logging.StreamHandler"):
+        assert load(experiment=section.replace(handler, f"{{class: {fine}, stream: ext://sys.stdout}}"))
+
+
+def test_a_logging_section_that_is_wrong_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "fedsweep", "hydra/job_logging=default", "hydra.job_logging.root.level=LOUD"]
+    env = {**os.environ, "HYDRA_FULL_ERROR": ""}  # another test may have left it
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("fedsweep: hydra.job_logging, ") and "LOUD" in done.stderr
+
+
+def test_interpolations_that_multiply_are_one_line(load):
+    names = "abcdefgh"
+    lists = ["+a=[1,1,1,1,1,1,1,1,1,1]"]
+    lists += [f"+{new}=[{','.join(['${' + old + '}'] * 10)}]" for old, new in itertools.pairwise(names)]
+    with pytest.raises(UserError, match="its interpolations make more than 100,000 values"):
+        schema.check(load(*lists))
+
+
+def test_a_program_that_imports_fedsweep_keeps_its_own_hydra():
+    code = "import fedsweep.schema, hydra._internal.hydra as h; print(h.ConfigLoaderImpl.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "hydra._internal.config_loader_impl"
 
 
 def test_what_the_user_allows_can_be_called(load, monkeypatch):

@@ -143,13 +143,12 @@ def _composed(request: Request, space: Space, point: Point) -> schema.Config:
     try:
         return schema.check(request.compose(space.arguments(point)))
     except (HydraException, OmegaConfBaseException) as error:
-        line = cli.one_line(error)
-        raise UserError(line + _where(space, point, line)) from error
+        raise UserError(_told(cli.one_line(error), space, point)) from error
     except UserError as error:
         for key, dimension in space.dimensions.items():
             if isinstance(dimension, Interval) and "to Integer" in str(error) and key in str(error):
                 raise UserError(f"{key}={dimension}: takes whole numbers; write int({dimension})") from error
-        raise UserError(f"{error}{_where(space, point, str(error))}") from error
+        raise UserError(_told(str(error), space, point)) from error
 
 
 def _follows(composed: DictConfig, keys: Set[str]) -> frozenset[str]:
@@ -179,10 +178,12 @@ def _leaves(tree: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
             yield f"{above}{key}", value
 
 
-def _where(space: Space, point: Point, error: str) -> str:
-    """Which of many combinations it is that makes no sense."""
+def _told(error: str, space: Space, point: Point) -> str:
+    """The error, and which of many combinations it is that makes no sense."""
+    choices = [f"{key}={value}" for key, value in point.items() if key.lstrip("+") in schema.GROUPS]
+    error = error.replace("--cfg job shows", " ".join(["--cfg job", *choices, "shows"]))  # the keys that it has
     told = [text for text in space.arguments(point) if not text.startswith("sweep.grids=")]
-    return f" (at {' '.join(told)})" if point and not error.startswith(tuple(told)) else ""
+    return f"{error} (at {' '.join(told)})" if point and not error.startswith(tuple(told)) else error
 
 
 def _text(point: Point) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import urllib.parse
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
 
 from fedsweep import secrets, store
+from fedsweep.errors import UserError
 
 _LEFT_BY_SQLITE = ("", "-journal", "-wal", "-shm")
 _HALF_MADE = ("already exists", "duplicate column name", "no such table", "no such column")
@@ -44,6 +46,7 @@ def make(uri: str) -> None:
     for suffix in _LEFT_BY_SQLITE:
         draft.with_name(draft.name + suffix).unlink(missing_ok=True)
     if path.exists() and path.stat().st_size:
+        _refuse_others(path)
         return
     url = make_url(uri)
     name = f"file:{urllib.parse.quote(str(draft))}" if url.database.startswith("file:") else str(draft)
@@ -52,6 +55,19 @@ def make(uri: str) -> None:
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def _refuse_others(path: Path) -> None:
+    """MLflow would make its tables beside those of somebody else's database."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.Error:  # MLflow says what is wrong with it
+        return
+    if tables and "experiments" not in tables:
+        raise UserError(
+            f"{path}: is no database of MLflow's, or one whose maker was killed; name another, or move the file away"
+        )
 
 
 def half_made(uri: str, error: Exception) -> str | None:

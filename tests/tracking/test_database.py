@@ -93,3 +93,13 @@ def test_a_database_that_is_there_is_not_touched(tmp_path, migrated_database):
     database.make(f"sqlite:///{path}")
     assert path.stat() == before and [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
     assert mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+
+
+def test_a_database_of_somebody_elses_is_left_alone(tmp_path, config):
+    path = tmp_path / "studies.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE studies (id INTEGER)")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"studies\.db: is no database of MLflow's.*; name another"):
+        mlflow_store.connect(config(f"tracker.uri=sqlite:///{path}").tracker)
+    assert path.read_bytes() == before
