@@ -75,7 +75,10 @@ def main() -> int:
     untried = [name for name, found in counts.items() if not found.tries and not found.skipped]
     for name in untried:
         print(f"{name}: was not tried")
-    return int(bool(untried) or not all(found.clean for found in counts.values()))
+    skipped = [name for name, found in counts.items() if found.skipped]
+    for name in skipped:
+        print(f"{name}: skipped, {counts[name].skipped}")
+    return int(bool(untried or (skipped and not arguments.short)) or not all(found.clean for found in counts.values()))
 
 
 def _enter_own_mounts() -> None:
@@ -94,7 +97,7 @@ def _try_all(lab: Lab, arguments: argparse.Namespace, seed: int, began: float) -
     wanted = (arguments.only or "").lower().split(",")
     counts = {name: Counts() for name in _ALL if any(text in name.lower() for text in wanted)}
     tries = []
-    for name in counts:
+    for name in list(counts):
         fault, whole, short = _ALL[name]
         number = short if arguments.short and not arguments.only else max(1, round(whole * arguments.times))
         if fault in _MOUNTING and not os.environ[_OWN_MOUNTS]:
@@ -108,6 +111,7 @@ def _try_all(lab: Lab, arguments: argparse.Namespace, seed: int, began: float) -
 
     def attempt(name: str, fault: faults.Fault, k: int) -> None:
         if time.monotonic() - began > arguments.seconds:
+            _say(began, f"{name} [{k}]: not tried, the time is up")
             return
         found = Counts(tries=1)
         try:

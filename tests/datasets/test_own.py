@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_opened_says_why(config, tmp_path, monkeypatch):
     assert "pipe: is a pipe or a device" in said(tmp_path / "pipe")
     assert "/dev/zero: is a pipe or a device" in said("/dev/zero")
     assert "cannot be read (File name too long)" in said("x" * 300)
-    assert "no home folder is known for ~nobody_has_this" in said("~nobody_has_this/a.npz")
+    assert "~nobody_has_this has no home folder" in said("~nobody_has_this/a.npz")
     monkeypatch.setattr(Path, "open", functools.partialmethod(_full, Path.open))
     (tmp_path / "a.npz").touch()
     assert said(tmp_path / "a.npz") == f"{tmp_path}/a.npz: cannot be read (Too many open files)"

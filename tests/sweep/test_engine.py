@@ -136,7 +136,6 @@ SAME = [
         "encoder=identity",
         "encoder=identity encoder.error_feedback=true encoder.bits=3 schedule=falling_loss code=range",
     ),
-    ("downlink=identity", "downlink=identity downlink.bits=3"),
     ("encoder=low_rank encoder.threshold=10000000", "encoder=identity"),
     ("encoder.error_feedback=true", "encoder.error_feedback=true encoder.threshold=101"),
 ]

@@ -118,7 +118,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(fedsweep, whole):
         wait_for(lambda: (folder / "0" / "0" / "checkpoint.npz").exists(), running)
         for worker in workers(running.pid):  # both
             worker.kill()
-        assert running.wait(timeout=120) == 0
+        assert running.wait(timeout=300) == 0
     finally:
         running.kill()
     assert rows(folder) == rows(whole)
@@ -141,7 +141,7 @@ def test_without_retries_a_killed_worker_is_one_failed_trial(fedsweep):
     try:
         wait_for(lambda: (folder / "0" / "rounds.csv").exists() and len(rounds(folder / "0")) > 1, running)
         workers(running.pid)[0].kill()
-        assert running.wait(timeout=120) == 2
+        assert running.wait(timeout=300) == 2
     finally:
         running.kill()
     first, second = rows(folder)
@@ -208,7 +208,7 @@ def test_workers_that_die_while_they_start_or_wait_are_replaced(fedsweep):
         log = os.path.realpath(folder / "1" / "log.txt")
         (idle,) = [w for w in workers(running.pid) if os.path.realpath(f"/proc/{w.pid}/fd/1") != log]
         idle.kill()
-        assert running.wait(timeout=120) == 0
+        assert running.wait(timeout=300) == 0
     finally:
         running.kill()
     assert [row["status"] for row in rows(folder)] == ["complete", "complete"]
