@@ -94,8 +94,8 @@ class Fourier:
 class Kashin:
     """Coefficients of x in a tight frame of d2 >= d vectors of R^d, none of them much larger than the others.
 
-    The frame is H D S / sqrt(d2): S puts the d elements at scattered indices of d2, the next power of two; signs D
-    from the seed; H the Hadamard matrix. Each iteration takes what is left of x, clips its coefficients at `level`,
+    The frame is H D S / sqrt(d2): S puts the d elements, in blocks, at scattered indices of d2, the next power of two;
+    signs D from the seed; H the Hadamard matrix. Each iteration takes what is left of x, clips its coefficients at `level`,
     keeps those, and goes on with what they miss; the last one keeps all. The inverse, S^T D H y / sqrt(d2), is linear.
     Lyubarskii and Vershynin 2010, arXiv math/0611343; Caldas et al. 2018, arXiv 1812.07210.
 
@@ -107,8 +107,12 @@ class Kashin:
 
     The elements must be scattered. Where d is just above d2 / 2, the rows of the first d columns of H are nearly the
     same d2 / 2 vectors twice, and clipping changes nothing (4.1 instead of 2.7). From `CROWDED` d2 on the first columns
-    are as good as scattered ones, and the plain coefficients are Hadamard's own. (Two diagonals, H D' H D, flatten as
-    well, but spread what H D alone makes flat: a tensor of a few elements other than 0.)
+    are as good as scattered ones, and the plain coefficients are Hadamard's own. Below it whole blocks of about sqrt(d2)
+    consecutive elements are scattered, because H alone makes some tensors flat: those of a few elements other than 0,
+    in one stretch (rows of a matrix, of an embedding) or at one distance (a channel). Scattered one by one, such
+    elements gave up to 2.15 times Hadamard's squared error; in blocks, 1.02 at most was measured (mean of 4, d from
+    2,300 to 51,200), which is within chance. A frame of blocks is not better than Hadamard's for every tensor: four
+    single elements gave up to 1.1 times its error for one draw, and less than it on average.
 
     Constants: the theorem's level is K = 1 / ((1 - ETA) sqrt(DELTA)), no coefficient above K norm2(x) / sqrt(d2), where
     DELTA d2 frame vectors are bounded by ETA. These values, K = 10, are those of tensor_encoding's research stage. Of
@@ -117,7 +121,7 @@ class Kashin:
     room, so the flatter of the clipped and the plain coefficients is sent: both are x in the same frame.
     """
 
-    ITERATIONS, ETA, DELTA, CROWDED = 3, 0.9, 1.0, 7 / 8
+    ITERATIONS, ETA, DELTA, CROWDED = 3, 0.9, 1.0, 3 / 4
 
     def padded(self, size: int) -> int:
         return Hadamard().padded(size)
@@ -145,7 +149,11 @@ class Kashin:
     def _origin(self, size: int) -> tf.Tensor:
         """S^T, int32 [d2]: the index of the (padded) element that each index of the frame's space holds."""
         frame = self.padded(size)
-        return tf.range(frame) if size >= self.CROWDED * frame else _scattered(frame)
+        if size >= self.CROWDED * frame:
+            return tf.range(frame)
+        power = frame.bit_length() - 1
+        block = 1 << min(power // 2, max(power - 4, 0))  # fewer than 16 blocks cannot be scattered
+        return tf.reshape(_scattered(frame // block)[:, None] * block + tf.range(block), [frame])
 
 
 def _range(x: tf.Tensor) -> tf.Tensor:
