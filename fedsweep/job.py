@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -56,7 +57,8 @@ def run_single(config: schema.Config, folder: str) -> dict:
 def _say_untracked(config: schema.Config, folder: Path, lost: list[str]) -> None:
     """The last word on what trackers could not be told."""
     if lost:
-        hint = f"; python -m fedsweep.tracking.sync {folder} brings it to MLflow" if config.tracker.mlflow else ""
+        sync = f"python -m fedsweep.tracking.sync {shlex.quote(str(folder))}"
+        hint = f"; {sync} brings it to MLflow" if config.tracker.mlflow else ""
         print(f"fedsweep: a tracker was not told: {'; '.join(lost)}{hint}", file=sys.stderr)
 
 

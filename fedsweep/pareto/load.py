@@ -15,17 +15,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from fedsweep import shown
 from fedsweep.errors import DamagedFile, UserError
-from fedsweep.files import read_text
-from fedsweep.sweep.record import REBUILT, SWEEP, TRIALS, read_sweep, read_trials, same_point
-from fedsweep.tracking.run_folder import AGAIN, RESULT, check_end, read_result, read_rounds
+from fedsweep.sweep.record import REBUILT, SWEEP, TRIALS, newest, read_sweep, read_trials, same_point
+from fedsweep.tracking.run_folder import AGAIN, RESULT, check_end, read_config, read_result, read_rounds
 from fedsweep.tracking.run_folder import ROUNDS as ROUNDS_FILE
 
 if TYPE_CHECKING:
@@ -118,13 +116,13 @@ def load(where: str, tracking_uri: str | None = None, metrics: Sequence[str] = M
 
 
 def latest(base: Path) -> Path:
-    """The sweep in a folder of sweeps that began, or was extended, last."""
-    sweeps = [path for path in base.glob("*/sweep.yaml") if path.is_file()]
-    if not sweeps:
+    """The sweep in a folder of sweeps that began, or was extended, last. Raises `UserError` if there is none."""
+    folder = newest(base)
+    if folder is None:
         raise UserError(
             f"latest: {base.resolve()} holds no sweep; run one (python -m fedsweep -m ...), or name a folder"
         )
-    return max(sweeps, key=lambda path: path.stat().st_mtime).parent
+    return folder
 
 
 def from_folder(folder: Path) -> Sweep:
@@ -164,13 +162,7 @@ def from_folder(folder: Path) -> Sweep:
     def settings(trial: int) -> Mapping[str, str]:
         if not own:
             return {**base, **points[trial]}
-        path = first[trial] / "config.yaml"
-        try:
-            return _flat(_mapping(yaml.load(read_text(path, AGAIN), yaml.CSafeLoader)))
-        except FileNotFoundError:
-            raise UserError(f"{path}: is not there; {AGAIN}") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise DamagedFile(path, f"cannot be read ({' '.join(str(error).split())})", AGAIN) from error
+        return _flat(read_config(first[trial], ["seed"]))
 
     seeds = {trial: int(point.get("seed") or settings(trial)["seed"]) for trial, point in points.items()}
     return Sweep(
@@ -185,12 +177,6 @@ def from_folder(folder: Path) -> Sweep:
         run_ids=[run_id for run_id in (record["mlflow_run_id"], *complete.mlflow_run_id) if run_id],
         left_out=_counted([*trials.status, *["not in trials.csv"] * _rowless(folder, record, rows)]),
     )
-
-
-def _mapping(content: object) -> Mapping:
-    if not isinstance(content, dict) or "seed" not in content:
-        raise ValueError("it is no configuration")
-    return content
 
 
 def _results(folder: Path, record: Mapping, rows: Mapping[Path, Mapping[str, str]]) -> dict[Path, dict]:
@@ -357,12 +343,16 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
         children = list(_children(client, parent))
         if "sweep" not in parent.data.tags or "space" not in parent.data.tags:
             raise UserError(f"{run_id}: is no parent run of a sweep; name that one, or the sweep's folder")
-        complete = {
-            (int(run.data.tags["trial"]), int(run.data.tags["replicate"])): run
-            for run in children
-            if _status(run) == "complete"
-        }
-        frames = [_history(client, run, *place, metrics) for place, run in complete.items()]
+        statuses = {run.info.run_id: _status(run) for run in children}
+        complete: dict[tuple[int, int], mlflow.entities.Run] = {}
+        frames = []
+        for place, run in _placed(run_id, [run for run in children if statuses[run.info.run_id] == "complete"]).items():
+            rounds = _history(client, run, metrics)
+            if rounds is None:
+                statuses[run.info.run_id] = _LACKING
+            else:
+                complete[place] = run
+                frames.append(rounds.assign(trial=place[0], replicate=place[1]))
     first: dict[int, mlflow.entities.Run] = {}
     for trial, replicate in sorted(complete):
         first.setdefault(trial, complete[trial, replicate])
@@ -373,9 +363,9 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
 
     return Sweep(
         name=parent.data.tags["sweep"],
-        keys=tuple(key.lstrip("+") for key in json.loads(parent.data.tags["space"])),
+        keys=tuple(key.lstrip("+") for key in _parsed_tag(parent, "space", list)),
         points={
-            trial: {key.lstrip("+"): value for key, value in json.loads(run.data.tags["point"]).items()}
+            trial: {key.lstrip("+"): value for key, value in _parsed_tag(run, "point", dict).items()}
             for trial, run in first.items()
         },
         float32=_means((trial, _float32_of_params(run.data.params)) for (trial, _), run in complete.items()),
@@ -384,8 +374,36 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
         settings=lambda trial: first[trial].data.params,
         plan=plan,
         run_ids=[run_id, *(complete[place].info.run_id for place in sorted(complete))],
-        left_out=_counted(map(_status, children)),
+        left_out=_counted(statuses.values()),
     )
+
+
+def _placed(parent: str, runs: Iterable[mlflow.entities.Run]) -> dict[tuple[int, int], mlflow.entities.Run]:
+    """The runs by trial and replicate. Raises `UserError` where two are at one place: which one counts?"""
+    found: dict[tuple[int, int], mlflow.entities.Run] = {}
+    for run in runs:
+        trial, replicate = (run.data.tags.get(key, "") for key in ("trial", "replicate"))
+        if not (trial.isdecimal() and replicate.isdecimal()):
+            raise UserError(f"{run.info.run_id}: its tags trial and replicate are no numbers; {_MENDS}")
+        place = int(trial), int(replicate)
+        if place in found:
+            raise UserError(
+                f"{parent}: MLflow has two complete runs of trial {trial}, replicate {replicate}"
+                f" ({found[place].info.run_id} and {run.info.run_id}); {_MENDS}"
+            )
+        found[place] = run
+    return found
+
+
+def _parsed_tag(run: mlflow.entities.Run, tag: str, kind: type) -> Any:
+    """What a tag holds as JSON."""
+    try:
+        content = json.loads(run.data.tags.get(tag, ""))
+        if not isinstance(content, kind) or not all(isinstance(text, str) for text in content):
+            raise ValueError("of another kind")
+    except ValueError as error:
+        raise UserError(f"{run.info.run_id}: its tag {tag} is not what was written ({error}); {_MENDS}") from error
+    return content
 
 
 def _children(client: mlflow.MlflowClient, parent: mlflow.entities.Run) -> Iterator[mlflow.entities.Run]:
@@ -397,23 +415,35 @@ def _children(client: mlflow.MlflowClient, parent: mlflow.entities.Run) -> Itera
             return
 
 
-def _history(
-    client: mlflow.MlflowClient, run: mlflow.entities.Run, trial: int, replicate: int, metrics: Sequence[str]
-) -> pd.DataFrame:
-    """The rounds of a run; what it has not logged is NaN."""
+def _history(client: mlflow.MlflowClient, run: mlflow.entities.Run, metrics: Sequence[str]) -> pd.DataFrame | None:
+    """The rounds of a complete run, NaN where nothing was evaluated; None if MLflow lacks some of them."""
+    try:
+        params = {key: int(run.data.params[key]) for key in ("rounds", "evaluate_every", "seed")}
+        _float32_of_params(run.data.params)
+    except (KeyError, ValueError):
+        return None
+    every = range(1, params["rounds"] + 1)
+    evaluated = [number for number in every if number % params["evaluate_every"] == 0 or number == every[-1]]
     columns = {}
     for column in (*BITS, *metrics):
-        if IN_MLFLOW[column] in run.data.metrics:
-            history = client.get_metric_history(run.info.run_id, IN_MLFLOW[column])
-            columns[column] = pd.Series({metric.step: metric.value for metric in history})
-    rounds = pd.DataFrame(columns).rename_axis("round").reset_index()
-    return rounds.assign(trial=trial, replicate=replicate)
+        always = column in BITS or column.startswith("train_")
+        if not always and IN_MLFLOW[column] not in run.data.metrics and column not in ("test_loss", "test_accuracy"):
+            continue  # a run without a validation set, say
+        history = client.get_metric_history(run.info.run_id, IN_MLFLOW[column])
+        if sorted(metric.step for metric in history) != list(every if always else evaluated):
+            return None
+        columns[column] = pd.Series({metric.step: metric.value for metric in history})
+    return pd.DataFrame(columns).rename_axis("round").reset_index()
+
+
+_LACKING = "not all in MLflow"
+_MENDS = "python -m fedsweep.tracking.sync FOLDER, with the sweep's folder, makes MLflow what the folder says"
 
 
 def _status(run: mlflow.entities.Run) -> str:
     """A run's status; one whose last rounds MLflow did not get must not be taken for a whole one."""
     if "undelivered_rounds" in run.data.tags:
-        return "not all in MLflow"
+        return _LACKING
     return run.data.tags.get("status", run.info.status.lower())
 
 

@@ -303,3 +303,12 @@ def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], obj
             told = {"trial": trial.number, **point, "on_front": trial.number in best}
             table.writerow({**row, "error": shown.cell(shown.printable(row.get("error") or "")), **told})
     write_atomically(folder / TRIALS, text.getvalue())
+
+
+def newest(base: Path) -> Path | None:
+    """The sweep in a folder of sweeps that began, was extended or was resumed last; None if there is none.
+
+    An empty sweep.yaml is of one that was killed, or whose disk was full, before it had begun.
+    """
+    sweeps = [path for path in base.glob(f"*/{SWEEP}") if path.is_file() and path.stat().st_size]
+    return max(sweeps, key=lambda path: path.stat().st_mtime).parent if sweeps else None

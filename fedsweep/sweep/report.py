@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ def make(engine: Engine, parent: Parent | None) -> None:
         answer = _answer(engine.folder, engine.record)
         export.write(answer, folder, "wide", ("pdf", "png"), sys.argv)
         terminal.show(answer)
-        print(f"Figures: {folder} (python -m fedsweep.pareto {engine.folder} --help makes others)")
+        print(f"Figures: {folder} (python -m fedsweep.pareto {shlex.quote(str(engine.folder))} --help makes others)")
         if parent:
             parent.report(_on_front(engine), folder, terminal.markdown(answer))
     except Exception as error:  # whatever it is: the sweep has its results, and its status is not that of a picture

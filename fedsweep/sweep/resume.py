@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-import yaml
-
 from fedsweep import schema, secrets, store
-from fedsweep.errors import UserError
-from fedsweep.sweep.record import SWEEP, Record
+from fedsweep.errors import DamagedFile, UserError
+from fedsweep.sweep.record import SWEEP, Record, newest
+from fedsweep.tracking.run_folder import read_config
 
 
 def find(wanted: str, beside: Path) -> Path:
@@ -26,12 +25,12 @@ def find(wanted: str, beside: Path) -> Path:
                 f"sweep.resume={wanted}: {folder / SWEEP} is not there; name the folder of a sweep, or latest"
             )
         return folder
-    sweeps = [path for path in beside.parent.glob(f"*/{SWEEP}") if path.is_file() and path.stat().st_size]
-    if not sweeps:
+    latest = newest(beside.parent)
+    if latest is None:
         raise UserError(
             f"sweep.resume=latest: {beside.parent} holds no sweep; if nothing had begun, leave sweep.resume out"
         )
-    return max(sweeps, key=lambda path: path.stat().st_mtime).parent
+    return latest
 
 
 def tell_other_store(folder: Path, tracker: schema.Tracker) -> None:
@@ -40,10 +39,10 @@ def tell_other_store(folder: Path, tracker: schema.Tracker) -> None:
     if not (path and tracker.mlflow):
         return
     try:
-        before = yaml.load(path.read_text(), yaml.CSafeLoader)["tracker"]
-        earlier = before["uri"] if before["mlflow"] else tracker.uri
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # it is written anew when its run goes on
+        before = read_config(path.parent, ["tracker"])["tracker"]
+    except DamagedFile:  # it is written anew when its run goes on
         return
+    earlier = before.get("uri") if before.get("mlflow") else tracker.uri
     if earlier != secrets.masked_tree(tracker.uri):
         was = earlier or "the default (multirun_outputs/mlflow.db)"
         print(f"MLflow: the runs so far are in another store, {was}; from now on {store.named(tracker.uri)}")

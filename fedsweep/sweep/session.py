@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,7 +138,7 @@ def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[tuple[Re
         if parent.lost:
             print(
                 f"fedsweep: MLflow lacks some of this sweep: {'; '.join(parent.lost)};"
-                f" python -m fedsweep.tracking.sync {folder} brings it there",
+                f" python -m fedsweep.tracking.sync {shlex.quote(str(folder))} brings it there",
                 file=sys.stderr,
             )
 

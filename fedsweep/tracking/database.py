@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
 import urllib.parse
 from pathlib import Path
@@ -76,7 +77,7 @@ def half_made(uri: str, error: Exception) -> str | None:
     if path and _OLD in str(error):
         return (
             f"{path}: its tables are those of an earlier MLflow, or a process was killed while it made them; copy it"
-            f" and run mlflow db upgrade {secrets.visible(uri)}, or move the file away"
+            f" and run mlflow db upgrade {shlex.quote(secrets.visible(uri))}, or move the file away"
         )
     if path is None or not any(words in str(error) for words in _HALF_MADE):
         return None

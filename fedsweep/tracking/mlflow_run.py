@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import mlflow
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from fedsweep import shown
 from fedsweep.files import as_json
-from fedsweep.secrets import masked
+from fedsweep.secrets import masked_tree
 from fedsweep.tracking.base import About, Place, metrics
 from fedsweep.tracking.mlflow_store import PROCESS, this_process
 from fedsweep.tracking.run_folder import RoundRow
@@ -53,14 +54,24 @@ def create(
 def place_tags(place: Place) -> dict[str, str]:
     """Where in a sweep a run belongs."""
     point = {"trial": str(place.trial), "replicate": str(place.replicate), "point": json.dumps(place.point)}
-    return {"sweep": place.sweep, **point, **({"mlflow.parentRunId": place.parent} if place.parent else {})}
+    parent = {"mlflow.parentRunId": place.parent} if place.parent else {}
+    return _fitting_tags({"sweep": place.sweep, **point, **parent})
 
 
 def params(settings: Mapping, plan: Mapping) -> dict[str, str]:
     """The flattened configuration (the parent has what is the sweep's) and the plan's bits."""
     own = {key: value for key, value in settings.items() if key != "sweep"}
     own["plan"] = {name: plan[name] for name in _PLANNED if name in plan}
-    return {key: masked(str(value)) for key, value in _flat(own)}
+    return {key: _fitting(str(value), MAX_PARAM_VAL_LENGTH) for key, value in _flat(masked_tree(own))}
+
+
+def _fitting(text: str, limit: int) -> str:
+    """As much as MLflow keeps, so that what is there can be compared with what should be."""
+    return text[:limit]
+
+
+def _fitting_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: _fitting(value, MAX_TAG_VAL_LENGTH) for key, value in tags.items()}
 
 
 def log_params(client: mlflow.MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
@@ -118,12 +129,8 @@ def attach_data(client: mlflow.MlflowClient, run_id: str, settings: Mapping, env
 
 def sweep_tags(sweep: str, record: Mapping) -> dict[str, str]:
     """A parent run's tags, as sweep.yaml (`record`) has it now."""
-    return {
-        "sweep": sweep,
-        "space": json.dumps(list(record["space"])),
-        "encoder": _swept(record, "encoder"),
-        "dataset": _swept(record, "dataset"),
-    }
+    swept = {group: _swept(record, group) for group in ("encoder", "dataset")}
+    return _fitting_tags({"sweep": sweep, "space": json.dumps(list(record["space"])), **swept})
 
 
 def create_sweep(
@@ -145,7 +152,8 @@ def description(record: Mapping, command: Sequence[str]) -> str:
     aims = ", ".join(f"{direction} {metric}" for metric, direction in record["objectives"].items())
     size = f"{record['n_trials']} trials, {record['replicates']} seeds each; {aims}."
     table = ["| swept | values |", "|---|---|", *space] if space else []
-    return "\n".join([shown.in_code(f"python -m fedsweep {masked(' '.join(command))}"), "", size, "", *table])
+    run = " ".join(["python -m fedsweep", *masked_tree(list(command))])
+    return "\n".join([shown.in_code(run), "", size, "", *table])
 
 
 def _swept(record: Mapping, group: str) -> str:

@@ -18,12 +18,13 @@ import sqlalchemy.exc
 from mlflow.store.db import utils as mlflow_database
 
 from fedsweep import schema, store
-from fedsweep.errors import UserError
+from fedsweep.errors import DamagedFile, NotWritten, UserError
 from fedsweep.secrets import masked
 from fedsweep.store import default_uri
 from fedsweep.tracking import database
 
 UNREACHABLE = (mlflow.MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError)
+FILES_FAULT = (NotWritten, DamagedFile)  # of the run's own folder: no tracker is to blame
 PROCESS = "fedsweep.process"  # the tag that says which process a run belongs to
 
 
@@ -71,7 +72,11 @@ def reading(uri: str | None, key: str, right: str) -> Iterator[mlflow.MlflowClie
     try:
         with _few_retries():
             yield _client(store.chosen(uri) or default_uri())
+    except FILES_FAULT:
+        raise
     except UNREACHABLE as error:
+        if advice := database.half_made(store.chosen(uri) or default_uri(), error):
+            raise UserError(advice) from error
         raise UserError(f"{store.named(uri, key)}: cannot be read ({_reason(error)}); {right}") from error
 
 
@@ -89,6 +94,8 @@ def refusing(config: schema.Tracker) -> Iterator[None]:
     try:
         with _few_retries():
             yield
+    except FILES_FAULT:
+        raise
     except UNREACHABLE as error:
         if advice := database.half_made(config.uri or default_uri(), error):
             raise UserError(advice) from error
@@ -112,6 +119,8 @@ def forgiving(what: str, lost: list[str] | None = None) -> Iterator[None]:
     try:
         with _few_retries():
             yield
+    except FILES_FAULT:
+        raise
     except Exception as error:
         print(f"fedsweep: MLflow: {what} ({_reason(error)}); the run's own files have everything", file=sys.stderr)
         if lost is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import yaml
 from mlflow.entities import Metric, Run, ViewType
 
-from fedsweep.errors import DamagedFile, UserError
+from fedsweep.errors import DamagedFile
 from fedsweep.sweep import record as records
 from fedsweep.sweep.record import Record, Trial
 from fedsweep.tracking import mlflow_run, mlflow_store
 from fedsweep.tracking.base import About, Place
-from fedsweep.tracking.run_folder import RESULT, RoundRow, is_over, note_run_id, read_result, read_rounds
+from fedsweep.tracking.run_folder import (
+    AGAIN,
+    RESULT,
+    ROUNDS,
+    RoundRow,
+    is_over,
+    note_run_id,
+    read_config,
+    read_environment,
+    read_result,
+    read_rounds,
+)
 
 _MAY_DIFFER = ("tracker.", "runtime.", "checkpoint_every")  # a sweep may be resumed with others
 
@@ -59,18 +68,16 @@ class Files:
 
 def read(folder: Path, name: str, place: Place | None) -> Files:
     """The files of a run whose result.json has a plan; raises `DamagedFile`."""
-    try:
-        result = read_result(folder)
-        settings = yaml.load((folder / "config.yaml").read_text(), yaml.CSafeLoader)
-        environment = json.loads((folder / "environment.json").read_text())
-        about = About(name, folder, environment, result["plan"], result.get("mlflow_run_id"), place)
-        ended = int((folder / RESULT).stat().st_mtime * 1000)
-        rows = read_rounds(folder / "rounds.csv")
-        started = ended - int(sum(row.seconds for row in rows) * 1000)
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        reason = f"is not what a run writes ({type(error).__name__}: {error})"
-        raise DamagedFile(folder, reason, "delete the run's folder and resume the sweep") from error
-    return Files(about, settings, result, rows, started, ended)
+    result, settings, environment = read_result(folder), read_config(folder), read_environment(folder)
+    if not (result and result.get("plan")):
+        raise DamagedFile(folder / RESULT, "is that of no run that has begun", AGAIN)
+    about = About(name, folder, environment, result["plan"], result.get("mlflow_run_id"), place)
+    rows = read_rounds(folder / ROUNDS)
+    seconds = sum(row.seconds for row in rows)
+    if not math.isfinite(seconds):
+        raise DamagedFile(folder / ROUNDS, f"cannot be read (its rounds took {seconds} seconds)", AGAIN)
+    ended = int((folder / RESULT).stat().st_mtime * 1000)
+    return Files(about, settings, result, rows, ended - int(seconds * 1000), ended)
 
 
 @dataclass
@@ -284,17 +291,14 @@ def children(
                         note(run_folder, result, found.info.run_id)
                 continue
             name = trial.title if record.replicates == 1 else f"{trial.title} replicate {replicate}"
-            try:
-                files = read(run_folder, name, place)
-            except UserError as error:
-                store.tally.skipped.append(str(error))
-                if found:
-                    left.pop(found.info.run_id, None)
-                continue
             if found:
                 left.pop(found.info.run_id, None)
-            run_id = store.bring(files, found, trial.number in best)
-            note(run_folder, result, run_id)
+            try:
+                files = read(run_folder, name, place)
+                run_id = store.bring(files, found, trial.number in best)
+                note(run_folder, result, run_id)
+            except DamagedFile as error:
+                store.tally.skipped.append(str(error))
     for run_id in _told(folder):  # of a trial that is not among these: its own is made again, or it is somebody's
         left.pop(run_id, None)
     store.delete([run for run in left.values() if "trial" in run.data.tags])  # others are somebody else's

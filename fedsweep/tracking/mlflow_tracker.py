@@ -88,8 +88,12 @@ class MlflowTracker(Tracker):
         if self._waiting:
             print(f"fedsweep: MLflow: metrics of {len(self._waiting)} rounds were not delivered", file=sys.stderr)
             self.lost.append(f"metrics of {len(self._waiting)} rounds were not delivered")
+            told = False
             with forgiving("it does not say so itself"):  # fedsweep.pareto leaves such a run out
                 self._client.set_tag(self.run_id, "undelivered_rounds", str(len(self._waiting)))
+                told = True
+            if not told and status == "complete":  # a store that is back now must not take it for a whole one
+                status = "failed"
         if self._monitor:
             self._monitor.finish()
         mlflow_store.end(self._client, self.run_id, status, self.lost)

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -354,3 +354,44 @@ class RunFolder:
 
     def write_result(self, result: dict) -> None:
         write_result(self.path, result)
+
+
+_CONFIG = {"seed": int, "encoder": dict, "dataset": dict, "tracker": dict}
+
+
+def read_config(folder: Path, needed: Sequence[str] = tuple(_CONFIG)) -> dict:
+    """The configuration in a run's config.yaml.
+
+    Raises:
+      DamagedFile: it is not there, is no configuration, or lacks one of the keys that are `needed`.
+    """
+    kinds = {key: _CONFIG[key] for key in needed}
+    return _read_mapping(folder / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), kinds)
+
+
+def read_environment(folder: Path) -> dict:
+    """The content of a run's environment.json. Raises `DamagedFile` if it is not there, or is not what a run writes."""
+    path = folder / "environment.json"
+    content = _read_mapping(path, json.loads, {"command": list, "git_commit": (str, type(None)), "data": dict})
+    texts = [*content["command"], *(content["data"].get(key) for key in ("description", "source", "sha256"))]
+    if not all(isinstance(text, str) for text in texts):
+        raise DamagedFile(path, "cannot be read (command and data must hold texts)", AGAIN)
+    return content
+
+
+def _read_mapping(path: Path, parse: Callable[[str], object], kinds: Mapping[str, type | tuple[type, ...]]) -> dict:
+    """What a file holds, parsed, with a value of the right kind for each key of `kinds`."""
+    try:
+        content = parse(read_text(path, AGAIN))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where a mapping belongs")
+        for key, kind in kinds.items():
+            if key not in content:
+                raise ValueError(f"{key} is missing")
+            if not isinstance(content[key], kind):
+                raise ValueError(f"{key} is of type {type(content[key]).__name__}")
+    except FileNotFoundError:
+        raise DamagedFile(path, "is not there", AGAIN) from None
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DamagedFile(path, f"cannot be read ({' '.join(str(error).split())})", AGAIN) from error
+    return content

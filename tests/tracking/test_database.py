@@ -11,6 +11,7 @@ import mlflow
 import pytest
 
 from fedsweep.errors import UserError
+from fedsweep.pareto import load
 from fedsweep.tracking import database, mlflow_store
 
 # Processes that share their imports are killed before their nth statement; n: the arguments. Prints what each left.
@@ -55,7 +56,21 @@ def test_a_first_build_that_is_killed_leaves_no_half_database(tmp_path, monkeypa
     assert not list(tmp_path.glob(".mine.db*"))
 
 
-def test_a_half_made_database_that_is_found_says_what_to_do(tmp_path, config, migrated_database):
+def write(config, uri: str) -> None:
+    mlflow_store.connect(config(f"tracker.uri={uri}").tracker)
+
+
+def read(_, uri: str) -> None:
+    load.from_mlflow("0" * 32, uri)
+
+
+def show(_, uri: str) -> None:
+    with mlflow_store.reading(uri, "MLFLOW_TRACKING_URI", "name another") as client:
+        client.search_experiments()
+
+
+@pytest.mark.parametrize("use", [write, read, show])
+def test_a_half_made_database_that_is_found_says_what_to_do(tmp_path, config, migrated_database, use):
     """What earlier versions left: tables of which the record of migrations does not know."""
     path = tmp_path / "mlflow.db"
     with sqlite3.connect(migrated_database) as whole, sqlite3.connect(path) as half:
@@ -64,7 +79,7 @@ def test_a_half_made_database_that_is_found_says_what_to_do(tmp_path, config, mi
         half.execute("DROP TABLE experiment_tags")
         half.execute("DELETE FROM alembic_version")
     with pytest.raises(UserError, match=r"mlflow\.db: is half-made: .* move the file away, .*tracking\.sync") as told:
-        mlflow_store.connect(config(f"tracker.uri=sqlite:///{path}").tracker)
+        use(config, f"sqlite:///{path}")
     assert len(str(told.value).splitlines()) == 1 and path.exists()
 
 
