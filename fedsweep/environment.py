@@ -57,6 +57,7 @@ def describe(runtime: schema.MapReduceRuntime | schema.TffRuntime, dataset: Fede
         "threads": threads(runtime),
         "tensorflow_environment": {name: os.environ.get(name) for name in _TENSORFLOW},
         "command": sys.argv,
+        "started_in": str(Path.cwd()),
         "data": {"description": dataset.summary(), "source": dataset.source, "sha256": dataset.digest()},
     }
     return masked_tree(described)

@@ -14,6 +14,7 @@ from fedsweep.files import refuse_used, write_atomically
 from fedsweep.progress import Progress, RunProgress
 from fedsweep.sweep import table
 from fedsweep.sweep.engine import Run
+from fedsweep.sweep.lock import locked
 from fedsweep.sweep.record import Record, record_failure
 from fedsweep.tracking import close, run_folder
 
@@ -38,7 +39,7 @@ def run_single(config: schema.Config, folder: str) -> dict:
 
         progress = RunProgress("run", config.rounds)
         try:
-            with close.watched(config.tracker):
+            with locked(place, "run"), close.watched(config.tracker):
                 result = trial.run(config, place, "run", progress)
         finally:
             _say_untracked(config, place, progress.lost)

@@ -16,6 +16,7 @@ from fedsweep import secrets
 from fedsweep.errors import UserError
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+_DEFAULT = ("multirun_outputs", "mlflow.db")
 
 
 def chosen(given: str | None) -> str | None:
@@ -23,14 +24,19 @@ def chosen(given: str | None) -> str | None:
     return given or os.environ.get(VARIABLE) or None
 
 
-def default_uri() -> str:
-    """The SQLite file that runs share when no address is given, below the current folder."""
+def default_uri(folder: Path | None = None) -> str:
+    """The SQLite file that runs share when no address is given, below the folder they are started in (the current)."""
     from sqlalchemy.engine import URL  # heavy
 
-    path = str(Path.cwd() / "multirun_outputs" / "mlflow.db")
+    path = str((folder or Path.cwd()).absolute().joinpath(*_DEFAULT))
     quoted = URL.create("sqlite", database=path).render_as_string(hide_password=False)  # ?, # and %, say
     # For `sqlite:///` MLflow makes the folder, by its quoted name; under the driver's name it leaves that to us.
     return quoted if quoted.endswith(path) else quoted.replace("sqlite:", "sqlite+pysqlite:", 1)
+
+
+def is_default(path: Path) -> bool:
+    """Whether an SQLite file is the one that runs share which are started in some folder."""
+    return path.absolute().parts[-2:] == _DEFAULT
 
 
 def named(given: str | None, key: str = "tracker.uri") -> str:

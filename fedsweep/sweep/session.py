@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shlex
 import sys
@@ -119,13 +118,10 @@ def _parent(folder: Path, record: Record, checked: Checked) -> Iterator[tuple[Re
         return
     from fedsweep.tracking.mlflow_tracker import Parent
 
-    about, former = dataclasses.asdict(record), record.mlflow_run_id
-    parent = Parent(checked.first.tracker, folder, about, environment.git_commit(), sys.argv[1:])
-    status = "failed"
+    former = record.mlflow_run_id
+    parent = Parent(checked.first.tracker, folder, record, environment.git_commit(), sys.argv[1:])
+    record, status = parent.record, "failed"
     try:
-        record = dataclasses.replace(record, mlflow_run_id=parent.run_id)
-        record.write(folder)
-        parent.attach(folder / records.SWEEP)
         if checked.settings.resume:
             parent.sync(folder, record, records.begun_trials(folder, record, trusted_result), former)
         yield record, parent

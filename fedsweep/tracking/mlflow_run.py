@@ -24,6 +24,7 @@ from fedsweep.tracking.run_folder import RoundRow
 _PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1000  # the most that MLflow takes at once
 _PLANNED = ("clients", "messages", "float32_uplink_bits", "float32_downlink_bits", "uplink_bits", "downlink_bits")
 _MOST_LISTED = 20
+FOLDER = "fedsweep.folder"  # the tag with the address of a single run's folder: no quotes are in it
 FILES = ("config.yaml", "plan.json")  # a run's artifacts
 
 
@@ -46,9 +47,14 @@ def create(
         PROCESS: this_process(),
         "mlflow.note.content": shown.in_code(" ".join(about.environment["command"])),
         **_commit(about.environment["git_commit"]),
-        **(place_tags(about.sweep) if about.sweep else {}),
+        **origin_tags(about),
     }
     return client.create_run(experiment, start_time, tags, about.name).info.run_id
+
+
+def origin_tags(about: About) -> dict[str, str]:
+    """Where a run belongs: its place in a sweep, or its own folder."""
+    return place_tags(about.sweep) if about.sweep else {FOLDER: about.folder.resolve().as_uri()}
 
 
 def place_tags(place: Place) -> dict[str, str]:

@@ -35,10 +35,11 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
       UserError: the store cannot be reached; after seconds, where MLflow alone would try for minutes.
     """
     uri = config.uri or default_uri()
-    artifacts = None
-    if config.uri is None:
-        folder = Path.cwd() / "multirun_outputs"
-        folder.mkdir(exist_ok=True)
+    artifacts, path = None, store.sqlite_file(uri)
+    if path and store.is_default(path):
+        folder = path.absolute().parent
+        with contextlib.suppress(FileNotFoundError):  # of the folder above it: MLflow is about to say so
+            folder.mkdir(exist_ok=True)
         artifacts = (folder / "mlflow_artifacts").as_uri()
     # The first to use a database makes its tables and the experiment: one at a time.
     with refusing(config), database.locked(uri):

@@ -18,7 +18,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Metric, Run, ViewType
 
-from fedsweep.errors import DamagedFile
+from fedsweep.errors import DamagedFile, NotWritten
 from fedsweep.sweep import record as records
 from fedsweep.sweep.record import Record, Trial
 from fedsweep.tracking import mlflow_run, mlflow_store
@@ -36,6 +36,7 @@ from fedsweep.tracking.run_folder import (
     read_rounds,
 )
 
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 _MAY_DIFFER = ("tracker.", "runtime.", "checkpoint_every")  # a sweep may be resumed with others
 
 
@@ -129,6 +130,16 @@ class Store:
             raise
         return run if run.info.lifecycle_stage == "active" else None
 
+    def unrecorded(self, files: Files) -> Run | None:
+        """A single run's run that its process made before it was killed, so that the folder does not know of it.
+
+        One that had begun before this folder's files were written is that of an earlier run in a folder of this name.
+        """
+        tag = mlflow_run.origin_tags(files.about)[mlflow_run.FOLDER]
+        begun = int((files.about.folder / "config.yaml").stat().st_mtime * 1000)
+        wanted = f"tags.`{mlflow_run.FOLDER}` = '{tag}' and attributes.start_time >= {begun}"
+        return next(iter(self.client.search_runs([self.experiment], wanted, ViewType.ACTIVE_ONLY, 1)), None)
+
     def children(self, parents: Sequence[str]) -> list[Run]:
         found = []
         for parent in parents:
@@ -210,7 +221,7 @@ class Store:
         if not set(mlflow_run.FILES) <= {item.path for item in client.list_artifacts(run_id)}:
             changed = True
             mlflow_run.attach(client, run_id, about)
-        tags = mlflow_run.place_tags(about.sweep) if about.sweep else {}
+        tags = mlflow_run.origin_tags(about)
         if on_front is not None:
             tags["on_front"] = str(on_front).lower()
         changed |= set_tags(client, run, tags)
@@ -258,6 +269,55 @@ def set_tags(client: mlflow.MlflowClient, run: Run, tags: Mapping[str, str]) -> 
     for key, value in changed.items():
         client.set_tag(run.info.run_id, key, value)
     return bool(changed)
+
+
+def sweep_run(
+    store: Store,
+    folder: Path,
+    record: Record,
+    command: Sequence[str],
+    commit: str | None,
+    started: int | None,
+    lost: list[str],
+) -> tuple[Record, bool]:
+    """The sweep's run with its tags, its description and sweep.yaml.
+
+    Args:
+      store: where it is, or will be.
+      folder: the sweep's.
+      record: its sweep.yaml, which is written again if the run is a new one.
+      command: the arguments that the sweep was started with.
+      commit: of the checkout it was started from.
+      started: when, in milliseconds since 1970, if it has ended; None: it is going on, in this process.
+      lost: is told what MLflow lacks.
+
+    Returns:
+      The record with the run's id; whether something was made or changed.
+    """
+    client, about = store.client, dataclasses.asdict(record)
+    tags = mlflow_run.sweep_tags(folder.name, about)
+    found = store.look_up(record.mlflow_run_id) if started else store.find(record.mlflow_run_id)
+    if found and not started and not mlflow_store.reopened(client, found.info.run_id):
+        found = None
+    changed = found is None
+    if found is None:
+        run_id = mlflow_run.create_sweep(client, store.experiment, folder.name, tags, commit, started)
+        record = dataclasses.replace(record, mlflow_run_id=run_id)
+        try:
+            record.write(folder)
+        except NotWritten:
+            mlflow_store.end(client, run_id, "failed")
+            raise
+        found = client.get_run(run_id)
+    run_id = found.info.run_id
+    store.experiment = found.info.experiment_id  # it may have been resumed with another one
+    changed |= set_tags(client, found, tags)
+    if changed or not started:
+        client.set_tag(run_id, NOTE, mlflow_run.description(about, command))
+    with mlflow_store.forgiving(f"{records.SWEEP} is not attached", lost):
+        if changed or not started or records.SWEEP not in {item.path for item in client.list_artifacts(run_id)}:
+            client.log_artifact(run_id, str(folder / records.SWEEP))
+    return record, changed
 
 
 def children(

@@ -112,33 +112,24 @@ class Parent:
     """The run that a sweep's trials are children of. `close` ends it."""
 
     def __init__(
-        self,
-        config: schema.Tracker,
-        folder: Path,
-        record: Mapping,
-        commit: str | None,
-        command: Sequence[str],
+        self, config: schema.Tracker, folder: Path, record: Record, commit: str | None, command: Sequence[str]
     ):
-        """Goes on with the run that the record (`Record` as a dict) names, if the store has it; else makes one.
+        """Goes on with the run that the record names, if the store has it; else makes one (`mlflow_sync.sweep_run`).
 
         Its tags and its description follow the record, which may have been extended; it runs until `close`.
         """
         self.client, self.experiment = mlflow_store.connect(config)
         self.lost: list[str] = []  # what MLflow has not been told
-        self._about = mlflow_run.description(record, command)
-        tags = mlflow_run.sweep_tags(folder.name, record)
+        self._start = command, commit
         with refusing(config):
-            self.run_id = record["mlflow_run_id"]
-            known = mlflow_sync.Store(self.client, self.experiment).find(self.run_id)
-            if not (known and mlflow_store.reopened(self.client, self.run_id)):
-                self.run_id = mlflow_run.create_sweep(self.client, self.experiment, folder.name, tags, commit)
-            for key, value in {**tags, "mlflow.note.content": self._about}.items():
-                self.client.set_tag(self.run_id, key, value)
+            self.record = self._open(mlflow_sync.Store(self.client, self.experiment), folder, record)
 
-    def attach(self, record: Path) -> None:
-        """sweep.yaml as an artifact."""
-        with forgiving("sweep.yaml is not attached", self.lost):
-            self.client.log_artifact(self.run_id, str(record))
+    @property
+    def run_id(self) -> str:
+        return self.record.mlflow_run_id
+
+    def _open(self, store: mlflow_sync.Store, folder: Path, record: Record) -> Record:
+        return mlflow_sync.sweep_run(store, folder, record, *self._start, None, self.lost)[0]
 
     def sync(self, folder: Path, record: Record, trials: Sequence[Trial], former: str | None) -> None:
         """Makes the runs at MLflow what the folder says (`mlflow_sync.children`).
@@ -152,11 +143,7 @@ class Parent:
         with forgiving("its runs may differ from the folder", self.lost):
             store = mlflow_sync.Store(self.client, self.experiment)
             if store.find(self.run_id) is None:  # somebody has deleted it since
-                former, commit = self.run_id, None
-                tags = mlflow_run.sweep_tags(folder.name, dataclasses.asdict(record))
-                self.run_id = mlflow_run.create_sweep(self.client, self.experiment, folder.name, tags, commit)
-                record = dataclasses.replace(record, mlflow_run_id=self.run_id)
-                record.write(folder)
+                former, self.record = self.run_id, self._open(store, folder, record)
             mlflow_sync.children(store, folder, record, trials, self.run_id, former)
             if store.tally.changed:
                 print(f"MLflow now has what the folder has: {store.tally}")
@@ -167,7 +154,8 @@ class Parent:
         with forgiving("the front is not marked", self.lost):
             for run_id, on in front.items():
                 self.client.set_tag(run_id, "on_front", str(on).lower())
-            self.client.set_tag(self.run_id, "mlflow.note.content", f"{self._about}\n\n{table}")
+            about = mlflow_run.description(dataclasses.asdict(self.record), self._start[0])
+            self.client.set_tag(self.run_id, mlflow_sync.NOTE, f"{about}\n\n{table}")
         if figures.is_dir():
             with forgiving("the sweep's figures are not attached", self.lost):
                 self.client.log_artifacts(self.run_id, str(figures), "figures")

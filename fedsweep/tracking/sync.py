@@ -17,8 +17,8 @@ from pathlib import Path
 
 from fedsweep import cli, schema
 from fedsweep.errors import UserError
-from fedsweep.secrets import MASK, masked_tree
-from fedsweep.store import VARIABLE, chosen, named, sqlite_file
+from fedsweep.secrets import MASK, masked, masked_tree, visible
+from fedsweep.store import VARIABLE, chosen, default_uri, sqlite_file
 from fedsweep.sweep import record as records
 from fedsweep.sweep.lock import locked
 from fedsweep.sweep.record import Record, Trial
@@ -39,42 +39,31 @@ def sweep(folder: Path, tracking_uri: str | None) -> None:
             print(f"{folder}: no run has begun; there is nothing to bring to MLflow")
             return
         files = mlflow_sync.read(first, "", None)
-        tracker = _tracker(files.settings, tracking_uri)
+        tracker = _tracker(files, tracking_uri)
         client, experiment = mlflow_store.connect(tracker)
         with refusing(tracker):
             store = mlflow_sync.Store(client, experiment, thorough=True)
-            parent, former = store.look_up(record.mlflow_run_id), record.mlflow_run_id
-            if parent:  # it may have been resumed with another one
-                store.experiment = parent.info.experiment_id
-            tags = mlflow_run.sweep_tags(folder.name, dataclasses.asdict(record))
-            made = parent is None
-            if parent is None:
-                commit = files.about.environment["git_commit"]
-                run_id = mlflow_run.create_sweep(client, experiment, folder.name, tags, commit, files.started)
-                record = dataclasses.replace(record, mlflow_run_id=run_id)
-                record.write(folder)
-                parent = client.get_run(run_id)
-            run_id = parent.info.run_id
+            former, lost = record.mlflow_run_id, []
+            command, commit = files.about.environment["command"][1:], files.about.environment["git_commit"]
+            record, changed = mlflow_sync.sweep_run(store, folder, record, command, commit, files.started, lost)
+            run_id, made = record.mlflow_run_id, record.mlflow_run_id != former
             mlflow_sync.children(store, folder, record, trials, run_id, former)
             records.write_trials(folder, trials, record.space, record.objectives)
-            changed = mlflow_sync.set_tags(client, parent, tags) or made or store.tally.changed
+            changed |= store.tally.changed
             there = {item.path for item in client.list_artifacts(run_id)}
-            if changed or records.SWEEP not in there:
-                client.log_artifact(run_id, str(folder / records.SWEEP))
             if (folder / report.FIGURES).is_dir() and report.FIGURES not in there:
                 client.log_artifacts(run_id, str(folder / report.FIGURES), report.FIGURES)
             if changed:
-                command = files.about.environment["command"][1:]
                 note = mlflow_run.description(dataclasses.asdict(record), command)
                 complete = any(trial.status == "complete" for trial in trials if trial.results)
                 if complete and not store.tally.skipped:  # a front needs all the files
                     note = f"{note}\n\n{report.markdown(folder, record)}"
-                client.set_tag(run_id, "mlflow.note.content", note)
-            store.close(parent, _sweep_status(record, trials, files.settings), _last(folder, record, trials))
-    print(
-        f"{folder} -> {named(tracker.uri)}: run {run_id}{' (made)' if made else ''}; runs of its trials: {store.tally}"
-    )
-    for line in store.tally.skipped:
+                client.set_tag(run_id, mlflow_sync.NOTE, note)
+            store.close(
+                client.get_run(run_id), _sweep_status(record, trials, files.settings), _last(folder, record, trials)
+            )
+    print(f"{folder} -> {_shown(tracker)}: run {run_id}{' (made)' if made else ''}; runs of its trials: {store.tally}")
+    for line in [*lost, *store.tally.skipped]:
         print(f"fedsweep: left out: {line}", file=sys.stderr)
 
 
@@ -104,38 +93,59 @@ def _sweep_status(record: Record, trials: Sequence[Trial], settings: Mapping) ->
 
 
 def single(folder: Path, tracking_uri: str | None) -> None:
-    """A run by itself."""
-    files = mlflow_sync.read(folder, "run", None)
-    tracker = _tracker(files.settings, tracking_uri)
-    client, experiment = mlflow_store.connect(tracker)
-    with refusing(tracker):
-        store = mlflow_sync.Store(client, experiment, thorough=True)
-        found = store.look_up(files.about.run_id)
-        if found and found.info.status == "RUNNING" and not is_over(files.result):
-            local = sqlite_file(client.tracking_uri) is not None
-            if not mlflow_store.is_dead(found.data.tags.get(mlflow_store.PROCESS, ""), local):
-                raise UserError(f"{folder}: its run has not ended; wait for it, or end it")
-        run_id = store.bring(files, found, None)
-        mlflow_sync.note(folder, dict(files.result), run_id)
-    print(f"{folder} -> {named(tracker.uri)}: run {run_id} {store.tally}")
+    """A run by itself that is over, or was killed."""
+    with locked(folder, "run"):
+        files = mlflow_sync.read(folder, "run", None)
+        tracker = _tracker(files, tracking_uri)
+        client, experiment = mlflow_store.connect(tracker)
+        with refusing(tracker):
+            store = mlflow_sync.Store(client, experiment, thorough=True)
+            found = store.look_up(files.about.run_id) or store.unrecorded(files)
+            if found and found.info.status == "RUNNING" and not is_over(files.result):  # on another machine, say
+                local = sqlite_file(client.tracking_uri) is not None
+                if not mlflow_store.is_dead(found.data.tags.get(mlflow_store.PROCESS, ""), local):
+                    raise UserError(f"{folder}: its run has not ended; wait for it, or end it")
+            run_id = store.bring(files, found, None)
+            mlflow_sync.note(folder, dict(files.result), run_id)
+    print(f"{folder} -> {_shown(tracker)}: run {run_id} {store.tally}")
 
 
-def _tracker(settings: Mapping, tracking_uri: str | None) -> schema.Tracker:
-    """Where the run was tracked, unless another place is named."""
-    told = settings["tracker"]
-    uri = tracking_uri or told["uri"]
-    if uri and MASK in uri:
+def _tracker(files: mlflow_sync.Files, tracking_uri: str | None) -> schema.Tracker:
+    """Where the run was tracked, unless another place is named; always with an address."""
+    told = files.settings["tracker"]
+    uri = tracking_uri or told.get("uri") or default_uri(_started_in(files))
+    if MASK in uri:
         if masked_tree(chosen(None)) != uri:
             needs = f"its password is written nowhere; --tracking-uri or {VARIABLE} names the store"
             raise UserError(f"tracker.uri={uri}: {needs}")
         uri = chosen(None)
-    return schema.Tracker(mlflow=True, uri=uri, experiment=told["experiment"])
+    return schema.Tracker(mlflow=True, uri=uri, experiment=told.get("experiment") or schema.Tracker.experiment)
+
+
+def _started_in(files: mlflow_sync.Files) -> Path:
+    """The folder whose default store a run was tracked in.
+
+    If it is not there any longer, or the run is of an earlier version, which did not write it down: the one above the
+    multirun_outputs that the run lies in, else the current folder.
+    """
+    told = files.about.environment.get("started_in")
+    if isinstance(told, str) and Path(told).is_dir():
+        return Path(told)
+    above = (path.parent for path in files.about.folder.resolve().parents if path.name == "multirun_outputs")
+    return next(above, Path.cwd())
+
+
+def _shown(tracker: schema.Tracker) -> str:
+    return masked(visible(tracker.uri))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fedsweep.tracking.sync", description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="of a sweep or a run, or latest: the last sweep of multirun_outputs")
-    parser.add_argument("--tracking-uri", help="of MLflow's store; default: the one that the run was tracked in")
+    parser.add_argument(
+        "--tracking-uri",
+        help="of MLflow's store; default: the one that the run was tracked in, whatever folder this is started in",
+    )
     arguments = parser.parse_args()
     with cli.one_line_errors():
         if arguments.folder == "latest":
