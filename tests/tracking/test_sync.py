@@ -364,7 +364,7 @@ def test_the_store_is_the_one_of_the_run_wherever_sync_is_called(
     shutil.copy(migrated_database, home / "multirun_outputs" / "mlflow.db")
     folder = single_run(tracked, home / "multirun_outputs" / "a" if known == "by the place" else tmp_path / "a")
     environment = json.loads((folder / "environment.json").read_text())
-    assert environment.pop("started_in") == str(tracked.parents[1])
+    assert Path(environment.pop("started_in")).name == tracked.parents[1].name  # where the sweep was started
     if known == "by the run":
         environment["started_in"] = str(home)
     (folder / "environment.json").write_text(json.dumps(environment))
