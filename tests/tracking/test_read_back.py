@@ -61,7 +61,7 @@ def test_a_complete_run_with_all_its_rounds_counts(parent):
 
 @pytest.mark.parametrize("numbers", [(1, 3), (1, 2, 3), (2, 3, 4), (), (1, 2, 3, 4, 5)])
 def test_a_complete_run_without_all_its_rounds_is_left_out(parent, numbers):
-    """(Broken once: without the comparison of the steps, rounds 1 and 3 of 4 were a curve.)"""
+    """(Before: without the comparison of the steps, rounds 1 and 3 of 4 were a curve.)"""
     _, uri, run_id, add = parent
     add(numbers)
     sweep = load.from_mlflow(run_id, uri)
@@ -104,7 +104,7 @@ def test_a_tag_that_is_not_what_was_written_is_one_line(parent, tag, value):
 
 @pytest.mark.parametrize("tag_fails", [False, True])
 def test_a_run_whose_rounds_are_not_in_mlflow_is_not_closed_as_complete_there(store, monkeypatch, tag_fails):
-    """Unless it says itself that it lacks some. (Broken once: it was FINISHED and complete.)"""
+    """Unless it says itself that it lacks some. (Before: it was FINISHED and complete.)"""
     client, _ = store
     tracker = MlflowTracker.__new__(MlflowTracker)
     tracker.run_id = client.create_run("0").info.run_id
@@ -131,7 +131,7 @@ def test_a_run_whose_rounds_are_not_in_mlflow_is_not_closed_as_complete_there(st
 @pytest.mark.parametrize("error", [NotWritten(28, "No space left on device", "s/result.json"),
                                    DamagedFile("s/result.json", "cannot be read", "resume")])  # fmt: skip
 def test_the_fault_of_a_runs_own_file_is_not_the_trackers(store, config, error):
-    """(Broken once: "tracker.uri=...: cannot be used (No space left); start its server".)"""
+    """(Before: "tracker.uri=...: cannot be used (No space left); start its server".)"""
     _, uri = store
     contexts = (
         mlflow_store.refusing(config(f"tracker.uri={uri}").tracker),
@@ -164,7 +164,7 @@ def test_a_damaged_file_of_a_run_is_one_line(tmp_path, name, text):
 
 
 def test_long_values_are_compared_as_mlflow_keeps_them(store):
-    """(Broken once: every sync deleted the run and made it again.)"""
+    """(Before: every sync deleted the run and made it again.)"""
     client, _ = store
     values = mlflow_run.params({"model": {"sizes": [1] * 5000, "short": 1}}, {})
     run_id = client.create_run("0").info.run_id

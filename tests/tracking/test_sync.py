@@ -312,7 +312,7 @@ def single_run(tracked: Path, folder: Path) -> Path:
 
 
 def test_a_single_run_that_goes_on_is_not_brought(tracked, copied, tmp_path):
-    """Though no tracker says so (tracker=csv). (Broken once: it was brought as one that had failed.)"""
+    """Though no tracker says so (tracker=csv). (Before: it was brought as one that had failed.)"""
     folder = single_run(tracked, tmp_path / "single")
     with locked(folder, "run"), pytest.raises(UserError, match="another process runs this run"):
         sync.single(folder, copied[1])
@@ -338,7 +338,7 @@ def test_a_single_run_holds_the_lock_of_its_folder_while_it_runs(config, tmp_pat
 def test_a_single_run_that_was_killed_before_its_folder_knew_its_id_is_brought_once(
     tracked, copied, tmp_path, capsys, earlier
 ):
-    """But an earlier run in a folder of this name stays what it is. (Broken once: there were two of one run.)"""
+    """But an earlier run in a folder of this name stays what it is. (Before: there were two of one run.)"""
     client = mlflow.MlflowClient(copied[1])
     folder = single_run(tracked, tmp_path / 'it\'s a "single" one')
     begun = int((folder / "config.yaml").stat().st_mtime * 1000)
@@ -357,7 +357,7 @@ def test_a_single_run_that_was_killed_before_its_folder_knew_its_id_is_brought_o
 def test_the_store_is_the_one_of_the_run_wherever_sync_is_called(
     tracked, tmp_path, migrated_database, monkeypatch, capsys, known
 ):
-    """(Broken once: a new database in the current folder; and the variable's name for the default.)"""
+    """(Before: a new database in the current folder; and the variable's name for the default.)"""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (home / "multirun_outputs").mkdir(parents=True)
@@ -402,7 +402,7 @@ def test_a_parent_that_was_deleted_while_its_sweep_ran_is_made_as_it_was(copied)
 def test_what_is_tracked_and_what_is_synced_are_the_same_with_quotes_and_secrets(
     config, tmp_path, migrated_database, monkeypatch
 ):
-    """(Broken once: parameters as the process had them, not as config.yaml has them.)"""
+    """(Before: parameters as the process had them, not as config.yaml has them.)"""
     uris = []
     for name in ("tracked", "synced"):
         shutil.copy(migrated_database, tmp_path / f"{name}.db")
