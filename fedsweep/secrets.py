@@ -1,19 +1,24 @@
 """What a process was told in confidence is in nothing that leaves it.
 
-Passwords and tokens come in with addresses (`tracker.uri`, `sweep.storage`, `--tracking-uri`, MLFLOW_TRACKING_URI) and
-with variables (MLFLOW_TRACKING_PASSWORD). `learn` remembers them, and `masked` replaces exactly these strings, so they
+Passwords and tokens come in with addresses (`tracker.uri`, `sweep.storage`, `--tracking-uri`, MLFLOW_TRACKING_URI),
+with variables (MLFLOW_TRACKING_PASSWORD), and below keys that say so (`hydra.job.env_set={MY_TOKEN:...}`). `learn`
+remembers them, and `masked` replaces exactly these strings, so they
 are found in other libraries' messages too: percent-encoded, decoded, escaped, folded over two lines. Both streams of a
 process go through it (`guarded`); configurations are masked value by value before they are written (`masked_tree`).
 
-A secret of fewer than six characters, or one of the words that fedsweep's own output consists of, would mangle every
-text. It is masked only where it stands in an address: behind its user and before "@", or behind its key in a query.
+A secret of fewer than six characters, or one of the words that fedsweep's own output consists of (`_common`), would
+mangle every text. It is masked only where it stands in an address (behind its user and before "@", or behind its key in
+a query) and as the value of its key. One that is a word or a number is no part of a longer word or number. A path in a
+variable that is named like a secret says where one lies; it is none.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import html
+import itertools
 import json
 import os
 import re
@@ -21,24 +26,33 @@ import sys
 import traceback
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
+
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.errors import HydraException
+
+from fedsweep.composing import parse
+from fedsweep.errors import UserError
 
 MASK = "***"
 _SHORTEST = 6  # characters of a secret that is replaced wherever it stands
 _LONE = 12  # characters of a user without a password that is taken for a token
-_COMMON = {
-    *("fedsweep", "mlflow", "python", "sqlite", "postgres", "postgresql", "mysql", "localhost"),
-    *("encoder", "dataset", "tracker", "digits", "uniform", "complete", "failed"),
-}
-_SECRET = {
-    *("password", "passwd", "passphrase", "pass", "pwd", "token", "secret", "key", "apikey", "accesskey"),
-    *("credential", "credentials", "auth", "authorization", "signature", "sig"),
-    "odbc_connect",  # a whole connection
+_PHRASES = ("password", "passwd", "passphrase", "token", "secret", "credential", "authorization")
+_KEYS = {"api", "access", "account", "secret", "private"}  # whose key or keys are secret
+_ORDINARY_KEYS = {"sort", "group", "public", "primary", "foreign", "partition", "cache", "hot"}  # whose key is not
+_COUNTED = {  # words beside "token" in names of numbers and kinds of tokens
+    *("max", "min", "num", "n", "number", "count", "length", "len", "size", "limit", "per", "sequence", "type", "kind"),
 }
 _FILES = ("sqlite", "file")
 _WEB = ("", "http", "https", "ftp", "ftps", "s3", "gs", "hdfs", "wasbs", "abfss", "databricks")
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s\"'`<>]+")
 _KEY = re.compile(r"[\w+~./@-]+")  # of an override, or an option
+# Names and values in texts such as "Server=h;AccountKey=...", "host=h password=..." and "{token: ...".
+_BY_SEMICOLON = re.compile(r"((?:^|(?<=;))\s*([\w .-]+?)\s*=\s*)(\"[^\"]*\"|'[^']*'|[^;]+)")
+_BY_BLANK = re.compile(r"((?:^|(?<=\s))([\w.-]+)\s*=\s*)(\"[^\"]*\"|'[^']*'|\S+)")
+_BY_COLON = re.compile(r"([\"']?([\w.-]+)[\"']?\s*[:=]\s*)([\[{].*|\"[^\"]*\"|'[^']*'|[^,\[\]{}]+)", re.DOTALL)
+_START = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])|(?<=\\u[0-9A-Fa-f]{4}))"  # of a word; escapes are no words
 _FOLD = r"(?:\\?\r?\n[ \t]*\\?)?"  # YAML and terminals fold long values
 
 _known: dict[str, str] = {}  # pattern -> what is written in the place of what it finds, the longest pattern first
@@ -46,7 +60,7 @@ _known: dict[str, str] = {}  # pattern -> what is written in the place of what i
 
 def visible(address: str) -> str:
     """The address as people may see it: without user, password and the secret values of its query."""
-    return _parsed(address) if address else address
+    return _parsed(_assigned(address)) if address else address
 
 
 def has_any() -> bool:
@@ -55,24 +69,42 @@ def has_any() -> bool:
 
 
 def learn(content: Any, name: str = "") -> None:
-    """Remembers the secrets in `content`: a string, or lists and mappings of them. `name` is the key it belongs to.
+    """Remembers the secrets in `content`: a value, or lists and mappings of them. `name` is the key it belongs to.
 
-    A string is read as an address, and as an override (`tracker.uri=...`) or an option (`--tracking-uri=...`).
+    A string is read as an address, as an override (`tracker.uri=...`) or an option (`--tracking-uri=...`), and as lists
+    and mappings in Hydra's grammar. All below a key that says that it is secret is.
     """
     if isinstance(content, Mapping):
         for key, value in content.items():
-            learn(value, str(key))
+            learn(str(key))
+            learn(value, _below(name, key))
     elif isinstance(content, list | tuple):
         for value in content:
-            learn(value)
-    elif isinstance(content, str) and content:
+            learn(value, name)
+    elif isinstance(content, QuotedString):
+        learn(content.text, name)
+    elif isinstance(content, int | float) and not isinstance(content, bool):
         if _is_secret(name):
-            _remember(content)
-        key, value = _override(content)
-        if key:
-            learn(value.strip("'\""), key)
-        else:
-            _parsed(content, remember=True)
+            _remember(str(content))
+    elif isinstance(content, str) and content:
+        _learn_text(content, name)
+
+
+def _learn_text(content: str, name: str) -> None:
+    if _is_secret(name) and not _is_path(content):
+        _remember(content)
+        _remember(content.strip("'\""))
+        if (choices := _structure(content)) is not None:  # a sweep over secrets, too
+            learn(choices, name)
+    key, value = _override(content)
+    if key:
+        _assigned(content, remember=True)
+        learn(value.strip("'\""), key)
+    elif content[0] in "{[" and (parsed := _structure(content)) is not None:
+        learn(parsed, name)
+    else:
+        _assigned(content, remember=True)
+        _parsed(content, remember=True)
 
 
 def masked(text: str) -> str:
@@ -84,17 +116,32 @@ def masked(text: str) -> str:
 
 
 def masked_tree(content: Any, name: str = "") -> Any:
-    """The same lists and mappings with every string masked: what is to be written as YAML or JSON."""
+    """The same lists and mappings with every string masked: what is to be written as YAML or JSON.
+
+    Below a key that says that it is secret, numbers are masked, too; other numbers stay.
+    """
     if isinstance(content, Mapping):
-        return {key: masked_tree(value, str(key)) for key, value in content.items()}
+        return {
+            masked_tree(key) if isinstance(key, str | QuotedString) else key: masked_tree(value, _below(name, key))
+            for key, value in content.items()
+        }
     if isinstance(content, list | tuple):
-        return [masked_tree(value) for value in content]
-    if not isinstance(content, str):
+        return [masked_tree(value, name) for value in content]
+    if isinstance(content, QuotedString):
+        return dataclasses.replace(content, text=masked_tree(content.text, name))
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return MASK if _is_secret(name) else content
+    if not isinstance(content, str) or not content:
         return content
-    if content and _is_secret(name):
+    if _is_secret(name):
         return MASK
     key, value = _override(content)
-    return f"{key}={masked_tree(value, key)}" if key else masked(visible(content))
+    if key:
+        return f"{key}={masked_tree(value, key)}"
+    if content[0] in "{[" and (parsed := _structure(content)) is not None:
+        left = masked_tree(parsed)
+        return content if left == parsed else Override._get_value_element_as_str(left)
+    return masked(visible(content))
 
 
 def learn_process() -> None:
@@ -102,8 +149,10 @@ def learn_process() -> None:
     for name, value in os.environ.items():
         if name in ("PWD", "OLDPWD"):  # the shell's folders
             continue
-        if _is_secret(name) or "://" in value or name.endswith(("_URI", "_URL")):
+        if _is_secret(name) or "://" in value or name.endswith(("_URI", "_URL", "_DSN")):
             learn(value, name)
+        else:
+            _assigned(value, remember=True)
     learn(sys.argv[1:])
 
 
@@ -149,6 +198,49 @@ def _override(text: str) -> tuple[str, str]:
     return (key, value) if equals and _KEY.fullmatch(key) else ("", text)
 
 
+@functools.lru_cache(64)
+def _structure(text: str) -> Any:
+    """The lists and mappings that a value in Hydra's grammar or JSON is, a sweep as a list; None: neither."""
+    try:
+        value = parse([f"x={text}"])[0]._value  # with its quotes
+    except (UserError, HydraException):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return None
+    value = value.list if isinstance(value, ChoiceSweep) else value
+    return value if isinstance(value, dict | list) else None
+
+
+def _below(name: str, key: object) -> str:
+    """The name that a value below a key goes by: all below a secret one is secret."""
+    return name if _is_secret(name) else str(key.text if isinstance(key, QuotedString) else key)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a variable or key that is named like a secret says where one lies: `/run/secrets/x`, `~/.ssh/id`."""
+    if re.match(r"~[\w.-]*/|/[\w.~-]+/|file:///", text):
+        return True
+    return "/" in text and os.path.exists(text)  # noqa: PTH110  Path raises where the text is too long for one
+
+
+def _assigned(text: str, remember: bool = False) -> str:
+    """The text with the values of names that say that they are secret masked; with `remember`, they are learnt."""
+
+    def shown(found: re.Match[str]) -> str:
+        before, name, value = found.groups()
+        if not _is_secret(name.strip()) or MASK in value:
+            return before + by.sub(shown, value) if value[0] in "[{" else found[0]
+        if remember:
+            _note(rf"(?<={re.escape(before.strip())}){_flexible(value)}(?![\w%+-])")
+            for one in re.split(r"[\s,:'\"\[\]{}]+", value) if value[0] in "[{" else [value.strip("'\" ")]:
+                _remember(one)
+        return before + MASK
+
+    by = _BY_COLON if text[:1] in ("{", "[") else _BY_SEMICOLON if ";" in text else _BY_BLANK
+    return by.sub(shown, text) if "=" in text or by is _BY_COLON else text
+
+
 def _parsed(address: str, remember: bool = False) -> str:
     """The address as people may see it; with `remember`, what is secret in it is learnt."""
     scheme, separator, rest = address.partition("://")
@@ -162,9 +254,9 @@ def _parsed(address: str, remember: bool = False) -> str:
         host = "" if colon else re.split("[/?#]", left)[0]
         _note(f"{_flexible(urllib.parse.unquote(userinfo))}@{re.escape(host)}", f"{MASK}@{host}")
         if colon:
-            _remember(urllib.parse.unquote(password))
+            _remember(urllib.parse.unquote(password), pieces=True)
         elif scheme.lower() in _WEB and len(user) >= _LONE:
-            _remember(urllib.parse.unquote(user))
+            _remember(urllib.parse.unquote(user), pieces=True)
     place, question, query = left.partition("?") if "?" in left else left.partition("#")
     place = ";".join(_pair(pair, remember) for pair in place.split(";"))
     query = "&".join(_pair(pair, remember) for pair in query.split("&"))
@@ -199,26 +291,81 @@ def _split(scheme: str, rest: str) -> tuple[str, str]:
 def _pair(pair: str, remember: bool) -> str:
     """A key and value of a query, the value masked if the key says that it is secret."""
     key, equals, value = pair.partition("=")
-    if not value or not _is_secret(urllib.parse.unquote(key)):
+    if not value or not _is_secret(urllib.parse.unquote(key), of_query=True):
         return pair
     if remember:
         decoded = urllib.parse.unquote_plus(value)
         _note(rf"(?<={re.escape(key)}=){_flexible(decoded)}(?![\w%+-])")
-        _remember(decoded)
+        _remember(decoded, pieces=True)
+        _assigned(decoded, remember=True)  # odbc_connect
     return f"{key}{equals}{MASK}"
 
 
-def _is_secret(name: str) -> bool:
-    """Whether a key or a variable of this name holds a secret."""
-    last = re.split(r"[\W_]+", name.lower())[-1]
-    return bool({last, name.lower()} & _SECRET) or last.endswith(("password", "token", "secret", "apikey"))
+@functools.lru_cache(4096)
+def _is_secret(name: str, of_query: bool = False) -> bool:
+    """Whether a key or a variable of this name holds a secret; queries of addresses have some short names of their own.
+
+    The name's words decide, in any position: SECRET_KEY_BASE, MYSQL_PASSWORD_1, SharedAccessKey, PGPASSWORD, tokens.
+    """
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    words = [word for word in (part.strip("0123456789").lower() for part in re.split(r"[\W_]+", split)) if word]
+    if not words:
+        return False
+    phrases = [phrase for phrase in _PHRASES for word in words if word.removesuffix("s").endswith(phrase)]
+    if set(phrases) == {"token"}:
+        return not _COUNTED & set(words)
+    *before, last = words
+    if phrases or last in ("pass", "pwd", "sas", "sig", "signature") or words == ["auth"]:
+        return True
+    if words == ["odbc", "connect"] or (of_query and last in ("code", "key", "auth")):
+        return True
+    if any(word in ("key", "keys") and above in _KEYS for above, word in itertools.pairwise(words)):
+        return True
+    if any(word.removesuffix("s").endswith(tuple(f"{above}key" for above in _KEYS)) for word in words):  # apikey
+        return True
+    return last == "key" and bool(before) and before[-1] not in _ORDINARY_KEYS
 
 
-def _remember(secret: str) -> None:
-    """The secret, and its pieces: parsers that stumble over what is between them name one ("Invalid port: 'piece'")."""
-    for one in {secret, *re.split(r"[\s/?#@:&;=]+", secret)}:
-        if len(one) >= _SHORTEST and one.lower() not in _COMMON and one != MASK:
-            _note(_flexible(one))
+@functools.cache
+def _common() -> set[str]:
+    """The words that fedsweep's own output consists of, in lower case: groups, choices, keys, files, states."""
+    from fedsweep import schema  # here: both import this module
+    from fedsweep.tracking import run_folder
+
+    names = {"fedsweep", "mlflow", "python", "sqlite", "postgres", "postgresql", "mysql", "localhost"}
+    names |= {"multirun", "multirun_outputs", "figures", "provenance", "checkpoint", "trials", "workers", "accuracy"}
+    names |= {*run_folder.STATUSES, *run_folder.FILES, *schema.GROUPS}
+    classes = {schema.Config, schema.Sweep, schema.Tracker, run_folder.RoundRow}
+    for choices in schema.GROUPS.values():
+        names |= set(choices)
+        classes |= set(choices.values())
+    names |= {field.name for one in classes for field in dataclasses.fields(one)}
+    for values in vars(schema).values():  # METRICS, CODES, ROTATIONS ...
+        names |= {value for value in values if isinstance(value, str)} if isinstance(values, tuple) else set()
+    return {word.lower() for name in names for word in (name, *re.split(r"[\W_]+", name))}
+
+
+def _remember(secret: str, pieces: bool = False) -> None:
+    """The secret; with `pieces` those of an address, too.
+
+    Parsers that stumble over what is between them name one ("Invalid port: 'piece'"). Pieces that are a part of the
+    current folder's path or the home folder's would make paths unreadable; they stay.
+    """
+    found = {secret}
+    if pieces:
+        found |= set(re.split(r"[\s/?#@:&;=]+", secret)) - {*Path.cwd().parts, *os.environ.get("HOME", "").split("/")}
+    for one in found:
+        long = len(one) >= _SHORTEST and (re.search(r"\w", one) or len(set(one.strip())) > 2)
+        if long and one != MASK and one.lower() not in _common():
+            _note(_alone(one))
+
+
+def _alone(secret: str) -> str:
+    """A pattern for the secret; one that is a word or a number is no part of a longer one: 314572 is not in 3145728."""
+    pattern = _flexible(secret)
+    if secret.isdecimal():
+        return rf"(?<!\d\.){_START}{pattern}(?!\w|\.\d)"
+    return rf"{_START}{pattern}(?!\w)" if re.fullmatch(r"\w+", secret) else pattern
 
 
 def _note(pattern: str, replacement: str = MASK) -> None:

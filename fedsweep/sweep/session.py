@@ -70,8 +70,9 @@ def run(request: Request) -> None:
 def _run(checked: Checked, engine: Engine, pool: Pool | None, parent: Parent | None) -> None:
     hydras = engine.folder / "multirun.yaml"
     if not hydras.exists():
-        multirun = secrets.masked_tree(OmegaConf.to_container(checked.request.multirun, enum_to_str=True))
-        write_atomically(hydras, OmegaConf.to_yaml(OmegaConf.create(multirun)))
+        multirun = OmegaConf.to_container(checked.request.multirun, enum_to_str=True)
+        secrets.learn(multirun)  # Hydra's own part, of experiment files say
+        write_atomically(hydras, OmegaConf.to_yaml(OmegaConf.create(secrets.masked_tree(multirun))))
     try:
         if pool:
             with Board(engine.record, pool.size) as board:
