@@ -206,7 +206,7 @@ def _structure(text: str) -> Any:
     except (UserError, HydraException):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     value = value.list if isinstance(value, ChoiceSweep) else value
     return value if isinstance(value, dict | list) else None

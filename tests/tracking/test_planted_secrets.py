@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import mlflow.server
+import numpy as np
 import psutil
 import pytest
 from mlflow.server import handlers
@@ -21,12 +22,25 @@ from werkzeug.serving import make_server
 
 MARK = "hunter2"  # in all that is planted, and in nothing else
 PASSWORD = f"{MARK}%40%20pass%3Aword%2F%27%22"  # percent-encoded: @, a blank, :, /, ' and "
+NUMBER = "73190462"  # a secret, too
 VARIABLES = {
+    "MYSQL_PASSWORD_1": NUMBER,
     "MLFLOW_TRACKING_PASSWORD": f"{MARK}variable",
     "AWS_SECRET_ACCESS_KEY": f"{MARK}key",
     "HTTPS_PROXY": f"http://me:{MARK}proxy@127.0.0.1:9",
     "MLFLOW_REGISTRY_URI": f"sqlite:///registry.db?token={MARK}registry",
+    "AZURE_STORAGE_CONNECTION_STRING": f"AccountName=me;AccountKey={MARK}azure;EndpointSuffix=core.windows.net",
 }
+# An experiment file that says how the tracker is reached, and what a run's own code would be given.
+EXPERIMENT = f"""# @package _global_
+tracker:
+  uri: URI
+hydra:
+  job:
+    env_set:
+      FILES_TOKEN: {MARK}file
+      FILES_PASSWORDS: 24681357
+"""
 # A user's own code that fails with everything it knows, and prints it.
 MAKER = f"""
 import inspect, os, sys, urllib.parse
@@ -40,7 +54,16 @@ def make(spec):
     print("stderr:", *known, file=sys.stderr)
     raise RuntimeError(" and ".join(known))
 """
+PORT = "a free one"
 SMALL = ("rounds=1", "model=2nn", "clients_per_round=2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _elsewhere(tmp_path_factory):
+    """MLflow makes folders where it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +89,12 @@ def server(tmp_path_factory, migrated_database):
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     (folder / "planted.py").write_text(MAKER)
+    (folder / "projectx").mkdir()  # data beside a file of credentials
+    random = np.random.default_rng(1)
+    images = {name: random.integers(0, 255, (size, 8, 8), np.uint8) for name, size in (("train", 60), ("test", 20))}
+    arrays = {f"x_{name}": array for name, array in images.items()}
+    labels = {f"y_{name}": np.arange(len(array)) % 3 for name, array in images.items()}
+    np.savez(folder / "projectx" / "d.npz", **arrays, **labels)
     return folder
 
 
@@ -77,11 +106,12 @@ def run(place, monkeypatch):
         environment = {
             **os.environ,
             **VARIABLES,
+            "GOOGLE_APPLICATION_CREDENTIALS": f"{place}/projectx/service.json",
             "PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}",
             **variables,
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", module, *(str(_free()) if one == PORT else one for one in arguments)],
             cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         lines: set[str] = set()
@@ -89,7 +119,7 @@ def run(place, monkeypatch):
         reader.start()
         output, _ = process.communicate(timeout=580)
         reader.join()
-        assert not [line for line in lines if MARK in line]
+        assert not [line for line in lines if MARK in line or NUMBER in line]
         return process.returncode, output
 
     return started
@@ -111,28 +141,39 @@ def leaks(*folders: Path) -> list[str]:
     """Files with the mark in them, except the maker's own (and bytecode of it)."""
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert files
-    return [
-        str(path) for path in files if MARK.encode() in path.read_bytes() and path.stem.partition(".")[0] != "planted"
-    ]
+    contents = {path: path.read_bytes() for path in files if path.stem.partition(".")[0] != "planted"}
+    secret = [one.encode() for one in (MARK, NUMBER, "24681357")]
+    return [str(path) for path, content in contents.items() if any(one in content for one in secret)]
 
 
-def test_nothing_that_a_sweep_writes_has_a_secret_in_it(run, place, server):
+def test_nothing_that_a_sweep_writes_has_a_secret_in_it(run, place, server, tmp_path):
     """One trial completes and one fails, in two trackers, with Hydra's own records; then pareto reads it from there."""
     address, store = server
     uri = f"http://me:{PASSWORD}@{address}"
     grids = "sweep.grids=[['encoder=identity'],['encoder=custom','encoder.maker=planted:make']]"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "planted.yaml").write_text(EXPERIMENT.replace("URI", uri))
+    given = f"{{MY_TOKEN:{MARK}token,MY_PASSWORD:{NUMBER},OTHER_TOKENS:[{MARK}list],THE_URL:'http://me:{MARK}url@h'}}"
     status, output = run(
-        "-m", *SMALL, grids, "sweep.max_failures=1", "sweep.max_workers=1", "tracker=[mlflow,tensorboard]",
-        f"tracker.uri='{uri}'", f"+hydra.job.env_set.MY_TOKEN={MARK}token", "hydra.sweep.dir=multirun_outputs/a",
-        PLANTED=uri,
+        f"--config-dir={tmp_path}", "-m", *SMALL, grids, "sweep.max_failures=1", "sweep.max_workers=1",
+        "tracker=[mlflow,tensorboard]", "+experiment=planted", f"+hydra.job.env_set={given}",
+        "hydra.sweep.dir=multirun_outputs/a",
+        "dataset=arrays", f"dataset.file={place}/projectx/d.npz", "dataset.clients=4", PLANTED=uri,
     )  # fmt: skip
     assert status == 0, output
-    assert MARK not in output and f"MLflow: tracker.uri=http://***@{address}" in output and "failed" in output
+    assert (
+        NUMBER not in output
+        and MARK not in output
+        and f"MLflow: tracker.uri=http://***@{address}" in output
+        and "failed" in output
+    )
     assert leaks(place, store) == []
 
     folder = place / "multirun_outputs" / "a"
     written = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert "uri: http://***@" in written["0/config.yaml"].read_text()
+    assert f"file: {place}/projectx/d.npz\n" in written["0/config.yaml"].read_text()
+    assert "FILES_TOKEN: '***'" in written["multirun.yaml"].read_text()
     for name in ("multirun.yaml", "0/environment.json", "1/log.txt", "1/error.txt", "1/result.json", "trials.csv"):
         assert "***" in written[name].read_text(), name
     assert "***" in written["figures/provenance.json"].read_text()
@@ -172,13 +213,15 @@ DEAD = f"postgresql://me:{MARK}@127.0.0.1:9/db?password={MARK} b"
         ("fedsweep", ("-m", "tracker=csv", f"sweep.storage='{DEAD}'"), {"HYDRA_FULL_ERROR": "1"}),
         ("fedsweep", (f"tracker.uri=http://me:{MARK} b@h",), {}),  # Hydra cannot parse it
         ("fedsweep", (f"tracker.url=me:{MARK}@h",), {}),
+        ("fedsweep", (f"+hydra.job.env_set={{MY_TOKEN:{MARK}a,OTHER_TOKENS:[{MARK}b", "rounds=1"), {}),  # nor this
+        ("fedsweep", (f"tracker={{uri:'http://me:{MARK}@h',unknown:1}}",), {}),
         ("fedsweep", (f"tracker.uri=me:{MARK}@h", "--cfg", "job"), {}),
         ("fedsweep.plan", (f"tracker.uri=http://me:{MARK}@h", f"--password={MARK}"), {}),
         ("fedsweep.pareto", ("0" * 32, "--tracking-uri", f"ftp://me:{MARK}@h"), {"HYDRA_FULL_ERROR": "1"}),
         ("fedsweep.pareto", ("0" * 32, f"--tracking-url={DEAD}"), {}),
         ("fedsweep.pareto", ("0" * 32,), {"MLFLOW_TRACKING_URI": DEAD}),
-        ("fedsweep.tracking.ui", ("--port", "5099"), {"MLFLOW_TRACKING_URI": DEAD, "HYDRA_FULL_ERROR": "1"}),
-        ("fedsweep.tracking.ui", ("--port", "5099"), {"MLFLOW_TRACKING_URI": f"me:{MARK}@h"}),
+        ("fedsweep.tracking.ui", ("--port", PORT), {"MLFLOW_TRACKING_URI": DEAD, "HYDRA_FULL_ERROR": "1"}),
+        ("fedsweep.tracking.ui", ("--port", PORT), {"MLFLOW_TRACKING_URI": f"me:{MARK}@h"}),
     ],
 )
 def test_no_error_has_a_secret_in_it(run, place, module, arguments, variables):
