@@ -76,7 +76,7 @@ def learn(content: Any, name: str = "") -> None:
     """
     if isinstance(content, Mapping):
         for key, value in content.items():
-            learn(str(key))
+            learn(key)
             learn(value, _below(name, key))
     elif isinstance(content, list | tuple):
         for value in content:
@@ -122,7 +122,7 @@ def masked_tree(content: Any, name: str = "") -> Any:
     """
     if isinstance(content, Mapping):
         return {
-            masked_tree(key) if isinstance(key, str | QuotedString) else key: masked_tree(value, _below(name, key))
+            masked_tree(key) if isinstance(key, str) else key: masked_tree(value, _below(name, key))
             for key, value in content.items()
         }
     if isinstance(content, list | tuple):
@@ -140,7 +140,7 @@ def masked_tree(content: Any, name: str = "") -> Any:
         return f"{key}={masked_tree(value, key)}"
     if content[0] in "{[" and (parsed := _structure(content)) is not None:
         left = masked_tree(parsed)
-        return content if left == parsed else Override._get_value_element_as_str(left)
+        return masked(content) if left == parsed else Override._get_value_element_as_str(left)
     return masked(visible(content))
 
 
@@ -214,7 +214,7 @@ def _structure(text: str) -> Any:
 
 def _below(name: str, key: object) -> str:
     """The name that a value below a key goes by: all below a secret one is secret."""
-    return name if _is_secret(name) else str(key.text if isinstance(key, QuotedString) else key)
+    return name if _is_secret(name) else str(key)
 
 
 def _is_path(text: str) -> bool:
