@@ -24,10 +24,11 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Facts:
-    """What schedules may use of a client. Both are float32 scalars."""
+    """What schedules may use of a client: float32 scalars."""
 
     examples: tf.Tensor | float = 1.0  # the client's weight, by which its update has been multiplied
     loss: tf.Tensor | float = 0.0  # its mean training loss in this round
+    loss_weight: tf.Tensor | float = 1.0  # by which, times `examples`, the loss counts: 0 if it has none
 
 
 # Of `dither`.

@@ -50,7 +50,7 @@ class _FollowsLoss:
     def observed(self, x):
         del x  # of the client, not of the tensor
         client = randomness.client()
-        weight = tf.cast(client.examples, tf.float32)
+        weight = tf.cast(client.examples * client.loss_weight, tf.float32)
         return collections.OrderedDict(weighted_loss=weight * client.loss, weight=weight)
 
 

@@ -69,7 +69,13 @@ def _parts(config: schema.Config, model: Model) -> _Parts:
 
 
 def build(config: schema.Config, model: Model) -> tff.learning.templates.LearningProcess:
-    """Federated averaging of `model` as a plain `tff.learning.templates.LearningProcess`, for any runtime of TFF."""
+    """Federated averaging of `model` as a plain `tff.learning.templates.LearningProcess`, for any runtime of TFF.
+
+    Raises:
+      ValueError: `on_bad_update` is not fail. What counts bad updates and leaves them out is not part of the process.
+    """
+    if config.on_bad_update != "fail":
+        raise ValueError(f"on_bad_update={config.on_bad_update}: a plain TFF process has fail only")
     parts = _parts(config, model)
     initial_weights = tff.tensorflow.computation(parts.initial_weights)
     weights_type = initial_weights.type_signature.result

@@ -54,7 +54,8 @@ class EncodedMean:
     ):
         """`rule` chooses an encoder per tensor; `specs` are the tensors'; `seed` starts the server's stream of rotation
         seeds; `names` are the tensors', for errors. With `zero_bad` an update that holds a NaN or an infinity counts
-        as zeros, and the message has a part `bad` (bool), which is not sent; without, it is an error."""
+        as zeros, its loss is in no schedule, and the message has a part `bad` (bool), which is not sent; without, it is
+        an error."""
         self._specs, self._seed = list(specs), seed
         self._zero_bad = zero_bad
         self._names = names or [f"tensor_{k}" for k in range(len(self._specs))]
@@ -96,7 +97,8 @@ class EncodedMean:
             value = [tensor * client.examples for tensor in value]
             bad = tf.logical_not(tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in value]))
             value = [tf.where(bad, 0.0, tensor) for tensor in value]
-            client = randomness.Facts(weight["examples"], tf.where(bad, 0.0, weight["loss"]))
+            loss = tf.where(bad, 0.0, weight["loss"])
+            client = randomness.Facts(weight["examples"], loss, loss_weight=tf.where(bad, 0.0, 1.0))
         update, state_updates, memory = [], [], []
         for k, (encoder, tensor) in enumerate(zip(self._encoders, value, strict=True)):
             if not self._zero_bad:

@@ -100,7 +100,8 @@ def _train(config: schema.Config, clients: int) -> list[np.ndarray]:
 
 
 def _sent(config, model, dataset, clients: int, taken: list[int]) -> list[np.ndarray]:
-    """The tensors `taken`, one array [clients, ...] for each."""
+    """The tensors `taken`, one array [clients, ...] for each; NotFiniteError where one holds no number."""
+    config = dataclasses.replace(config, on_bad_update="fail")  # zeros or fewer clients would be measured as updates
     from fedsweep import runtime
     from fedsweep.federated import cohort
 

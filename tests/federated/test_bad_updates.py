@@ -8,11 +8,13 @@ import json
 
 import numpy as np
 import pytest
-from test_process import clients, start
+import tensorflow as tf
+from test_process import SPEC, clients, start
 
-from fedsweep import runtime, trial
+from fedsweep import encoders, models, runtime, trial
 from fedsweep.errors import UserError
-from fedsweep.federated import cohort
+from fedsweep.federated import cohort, process
+from fedsweep.federated.uplink import EncodedMean
 from fedsweep.progress import RunProgress
 from fedsweep.tracking.run_folder import read_rounds
 
@@ -94,6 +96,32 @@ def test_a_round_without_any_good_update_is_refused_and_changes_nothing(config, 
         assert equal(before, running.state())
 
 
+def test_a_client_that_counts_as_zero_sends_what_it_remembers(config):
+    checked = config("encoder=uniform", "encoder.bits=8", "encoder.threshold=100", "encoder.error_feedback=true")
+    uplink = EncodedMean(
+        encoders.uplink(checked), [tf.TensorSpec([200], tf.float32)], seed=0, error_feedback=True, zero_bad=True
+    )
+    sent, after_sum = uplink.parameters(uplink.initial_state())
+    remembered = tf.random.stateless_normal([200], [3, 4])
+    weight = {"examples": tf.constant(1.0), "loss": tf.constant(np.nan), "noise_seed": tf.constant([1, 2])}
+    message = uplink.encode([tf.fill([200], np.float32(np.nan))], {**weight, "memory": [remembered]}, sent)
+    (received,) = uplink.mean(uplink.total(message), after_sum)
+    assert message["bad"] and np.abs(received - remembered).max() < 0.05
+    np.testing.assert_allclose(message["memory"][0], remembered - received, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["falling_loss", "plateau schedule.patience=1"])
+def test_the_loss_of_a_client_that_counts_as_zero_is_in_no_schedule(config, schedule):
+    data = [*clients([9, 7]), spoiled(clients([60], seed=1, first=9)[0])]
+    widths = []
+    for choice in ("zero", "drop"):
+        # A step that moves nothing: the clients' losses are the same in every round, whoever is left out.
+        overrides = ["encoder.bits=2", f"on_bad_update={choice}", *f"schedule={schedule}".split()]
+        outcomes, _ = after(config, data, *overrides, "optimizer.client_lr=1e-6", rounds=4)
+        widths.append([outcome.width for outcome in outcomes])
+    assert widths[0] == widths[1]
+
+
 def run(config, folder, monkeypatch, bad_rounds, everybody=False, **overrides):
     """A real run in which a client, or everybody, has an infinite pixel in some rounds: (result, rows, header)"""
     sample = cohort.sample
@@ -144,6 +172,13 @@ def test_a_round_in_which_everybodys_update_is_bad_ends_the_run(config, tmp_path
     result, rows, _ = run(config, tmp_path / "a", monkeypatch, {3}, everybody=True, on_bad_update=choice)
     assert result["status"] == "diverged" and len(rows) == 2
     assert result["error"] == "round 3: every client's update holds a NaN or an infinity; lower the rates"
+
+
+@pytest.mark.parametrize("choice", ["drop", "zero"])
+def test_a_plain_tff_process_has_fail_only(config, choice):
+    checked = config(*SMALL, f"on_bad_update={choice}")
+    with pytest.raises(ValueError, match=f"^on_bad_update={choice}: a plain TFF process has fail only$"):
+        process.build(checked, models.build(checked.model, SPEC))
 
 
 def test_what_cannot_be_is_refused(config):
