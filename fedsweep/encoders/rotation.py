@@ -95,9 +95,9 @@ class Kashin:
     """Coefficients of x in a tight frame of d2 >= d vectors of R^d, none of them much larger than the others.
 
     The frame is H D S / sqrt(d2): S puts the d elements, in blocks, at scattered indices of d2, the next power of two;
-    signs D from the seed; H the Hadamard matrix. Each iteration takes what is left of x, clips its coefficients at `level`,
-    keeps those, and goes on with what they miss; the last one keeps all. The inverse, S^T D H y / sqrt(d2), is linear.
-    Lyubarskii and Vershynin 2010, arXiv math/0611343; Caldas et al. 2018, arXiv 1812.07210.
+    signs D from the seed; H the Hadamard matrix. Each iteration takes what is left of x, clips its coefficients at
+    `level`, keeps those, and goes on with what they miss; the last one keeps all. The inverse, S^T D H y / sqrt(d2), is
+    linear. Lyubarskii and Vershynin 2010, arXiv math/0611343; Caldas et al. 2018, arXiv 1812.07210.
 
     The frame is as large as Hadamard's padded tensor: what padding leaves is the room for flattening. A frame of twice
     that size has half the bits per coefficient at equal sent bits, which costs far more than flat coefficients gain: at
@@ -107,7 +107,7 @@ class Kashin:
 
     The elements must be scattered. Where d is just above d2 / 2, the rows of the first d columns of H are nearly the
     same d2 / 2 vectors twice, and clipping changes nothing (4.1 instead of 2.7). From `CROWDED` d2 on the first columns
-    are as good as scattered ones, and the plain coefficients are Hadamard's own. Below it whole blocks of about sqrt(d2)
+    are as good as scattered ones, and the plain coefficients are Hadamard's own. Below it blocks of about sqrt(d2)
     consecutive elements are scattered, because H alone makes some tensors flat: those of a few elements other than 0,
     in one stretch (rows of a matrix, of an embedding) or at one distance (a channel). Scattered one by one, such
     elements gave up to 2.15 times Hadamard's squared error; in blocks, 1.02 at most was measured (mean of 4, d from
