@@ -345,13 +345,14 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
             raise UserError(f"{run_id}: is no parent run of a sweep; name that one, or the sweep's folder")
         statuses = {run.info.run_id: _status(run) for run in children}
         complete: dict[tuple[int, int], mlflow.entities.Run] = {}
-        frames = []
+        frames, float32 = [], {}
         for place, run in _placed(run_id, [run for run in children if statuses[run.info.run_id] == "complete"]).items():
             rounds = _history(client, run, metrics)
             if rounds is None:
                 statuses[run.info.run_id] = _LACKING
             else:
                 complete[place] = run
+                float32[place] = _float32_of_run(client, run)
                 frames.append(rounds.assign(trial=place[0], replicate=place[1]))
     first: dict[int, mlflow.entities.Run] = {}
     for trial, replicate in sorted(complete):
@@ -368,7 +369,7 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
             trial: {key.lstrip("+"): value for key, value in _parsed_tag(run, "point", dict).items()}
             for trial, run in first.items()
         },
-        float32=_means((trial, _float32_of_params(run.data.params)) for (trial, _), run in complete.items()),
+        float32=_means((trial, found) for (trial, _), found in float32.items()),
         seeds={place: int(run.data.params["seed"]) for place, run in complete.items()},
         rounds=_ordered(pd.concat(frames) if frames else pd.DataFrame()),
         settings=lambda trial: first[trial].data.params,
@@ -447,7 +448,15 @@ def _status(run: mlflow.entities.Run) -> str:
     return run.data.tags.get("status", run.info.status.lower())
 
 
-def _float32_of_params(params: Mapping[str, str]) -> Float32:
+def _float32_of_run(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> Float32:
+    dropped = 0
+    if run.data.params.get("on_bad_update") == "drop":
+        history = client.get_metric_history(run.info.run_id, "train/bad_updates")
+        dropped = int(sum(metric.value for metric in history))
+    return _float32_of_params(run.data.params, dropped)
+
+
+def _float32_of_params(params: Mapping[str, str], dropped: int = 0) -> Float32:
     names = ("clients", "messages", "float32_uplink_bits", "float32_downlink_bits")
     plan = {name: int(params[f"plan.{name}"]) for name in names if f"plan.{name}" in params}
-    return _float32(plan, int(params["rounds"]))
+    return _float32({"plan": plan, "rounds": int(params["rounds"]), "dropped_updates": dropped})
