@@ -107,12 +107,12 @@ class Kashin:
 
     The elements must be scattered. Where d is just above d2 / 2, the rows of the first d columns of H are nearly the
     same d2 / 2 vectors twice, and clipping changes nothing (4.1 instead of 2.7). From `CROWDED` d2 on the first columns
-    are as good as scattered ones, and the plain coefficients are Hadamard's own. Below it blocks of about sqrt(d2)
-    consecutive elements are scattered, because H alone makes some tensors flat: those of a few elements other than 0,
-    in one stretch (rows of a matrix, of an embedding) or at one distance (a channel). Scattered one by one, such
-    elements gave up to 2.15 times Hadamard's squared error; in blocks, 1.02 at most was measured (mean of 4, d from
-    2,300 to 51,200), which is within chance. A frame of blocks is not better than Hadamard's for every tensor: four
-    single elements gave up to 1.1 times its error for one draw, and less than it on average.
+    are as good as scattered ones, and the plain coefficients are Hadamard's own. Below it whole blocks of about
+    sqrt(d2) consecutive elements are scattered, because H alone makes some tensors flat: those of a few elements other
+    than 0, in one stretch (rows of a matrix, of an embedding) or at one distance (a channel). Scattered one by one,
+    such elements gave up to 2.15 times Hadamard's squared error; in blocks, 1.02 at most was measured (mean of 4, d
+    from 2,300 to 51,200), which is within chance. That is the mean: for a single draw a tensor of a few elements
+    can come out worse than with Hadamard's frame.
 
     Constants: the theorem's level is K = 1 / ((1 - ETA) sqrt(DELTA)), no coefficient above K norm2(x) / sqrt(d2), where
     DELTA d2 frame vectors are bounded by ETA. These values, K = 10, are those of tensor_encoding's research stage. Of

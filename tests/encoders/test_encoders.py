@@ -260,14 +260,14 @@ def test_uniform_errs_as_much_as_stochastic_rounding_must(config):
 
 
 def test_rotations_flatten_the_range_of_a_spiky_tensor(config):
-    x = normal(4097) * 0.01  # padded to nearly twice as many: room for kashin
-    x[17] = 10.0
+    x = normal(4097)  # padded to nearly twice as many: room for kashin
+    x[17] = 100.0
     error = {
         name: nmse(channel(config, [f"encoder={name}", "encoder.bits=2"], x.shape, traced=False)(x)[1], x)
         for name in ("uniform", "hadamard", "fourier", "kashin")
     }
     assert max(error["hadamard"], error["fourier"]) < 0.1 * error["uniform"]
-    assert error["kashin"] <= error["hadamard"]  # on other tensors far below: test_kashin
+    assert error["kashin"] < 0.8 * error["hadamard"]
 
 
 def test_only_tensors_with_more_elements_than_the_threshold_are_encoded(config):
@@ -279,7 +279,7 @@ def test_only_tensors_with_more_elements_than_the_threshold_are_encoded(config):
 # Another value for every knob of every encoder: a knob that is missing here fails the test below.
 CHANGES = {
     "bits": 3, "stochastic": "false", "packing": {"terngrad": "base_three"}, "clip": 2.5000001, "iterations": 3,
-    "block": 32, "bucket": 32, "share": 0.2000001, "values": "sign", "positions": "huffman", "unbiased": "false",
+    "block": 32, "bucket": 32, "share": 0.201, "values": "sign", "positions": "huffman", "unbiased": "false",
     "sparsity": 1.5, "trade_off": 0.10000001, "rows": 5, "recovered": 0.5, "rank": 3,
     "maker": "fedsweep.encoders.custom:other",
     "rotation": {"drive": "fourier", "eden": "fourier", "uniform": "kashin encoder.bits=5"},
