@@ -5,45 +5,33 @@ from __future__ import annotations
 import random
 import re
 import sys
+from pathlib import Path
 
 from .compare import Counts
-from .sweeps import ROOT, Lab, cleared
+from .sweeps import ROOT, Lab, Place, cleared
 
-CASES = 10_000
+_CASES, _SHORT = 10_000, 100
 
 
 def fuzz(lab: Lab, draw: random.Random, short: bool) -> Counts:
     """10,000 cases of hypothesis over overrides and the bytes of every file format."""
-    counts = Counts()
-    pytest = (
-        sys.executable,
-        "-m",
-        "pytest",
-        str(ROOT / "tests" / "fuzz"),
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-    )
     with cleared(lab.place("fuzz")) as place:
-        listed = place.command(*pytest, "--collect-only")
-        listed.wait()
-        tests = len(re.findall(r"::", listed.output()))
-        if not tests:
-            return Counts(skipped="tests/fuzz has no tests")
-        each = -(-CASES // tests)
-        seed = str(draw.randrange(2**32))
-        running = place.command(
-            *pytest, "--hypothesis-show-statistics", f"--hypothesis-seed={seed}", "--timeout=1800",
-            FEDSWEEP_FUZZ_EXAMPLES=str(each),
-        )  # fmt: skip
-        status, said = running.wait(1800), running.output()
-        numbers = re.findall(r"(\d+) passing examples?, (\d+) failing examples?", said)
-        counts.tries = sum(int(passing) + int(failing) for passing, failing in numbers)
-        failed = re.findall(r"^FAILED (.*)$", said, re.MULTILINE)
-        for line in failed:
-            counts.note("wrong", f"--hypothesis-seed={seed}: {line[:200]}")
-        if status != 0 and not failed:
-            counts.note("wrong", f"pytest ends with {status}: {said[-300:]}")
+        return fuzz_folder(place, ROOT / "tests" / "fuzz", _SHORT if short else _CASES, draw.randrange(2**32))
+
+
+def fuzz_folder(place: Place, folder: Path, cases: int, seed: int) -> Counts:
+    """Each case that was tried is counted; each test that fails, no case at all, or another end is wrong."""
+    running = place.command(
+        *(sys.executable, "-m", "pytest", str(folder), "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+        *("-o", "addopts=", "--hypothesis-show-statistics", f"--hypothesis-seed={seed}", "--timeout=1800"),
+        FEDSWEEP_FUZZ_EXAMPLES=str(cases),
+    )
+    status, said = running.wait(1800), running.output()
+    numbers = re.findall(r"(\d+) passing examples?, (\d+) failing examples?", said)
+    counts = Counts(tries=sum(int(passing) + int(failing) for passing, failing in numbers))
+    failed = re.findall(r"^(?:FAILED|ERROR) (.*)$", said, re.MULTILINE)
+    for line in failed:
+        counts.note("wrong", f"--hypothesis-seed={seed}: {line[:200]}")
+    if not failed and (status != 0 or not counts.tries):
+        counts.note("wrong", f"pytest tries {counts.tries} cases and ends with {status}: {said[-300:]}")
     return counts

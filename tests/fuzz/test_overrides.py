@@ -1,17 +1,14 @@
-"""Anything may stand on the command line: it passes every check, or is refused in one line.
-
-FEDSWEEP_FUZZ_EXAMPLES: how many cases each test tries (300).
-"""
+"""Anything may stand on the command line: it passes every check, or is refused in one line."""
 
 from __future__ import annotations
 
-import os
 from unittest import mock
 
 import composed
 import hydra
+from examples import tries
 from hydra.errors import HydraException
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,13 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedsweep import cli, schema
 from fedsweep.errors import UserError
 
-EXAMPLES = int(os.environ.get("FEDSWEEP_FUZZ_EXAMPLES", 300))
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="FEDSWEEP_FUZZ_EXAMPLES" not in os.environ,  # the short form tries the same cases each time
-    suppress_health_check=list(HealthCheck),
-)
+HALF = tries(1 / 2)
 
 
 def _flat(tree: dict, above: str = "") -> list[str]:
@@ -113,13 +104,13 @@ def _passes_or_is_one_line(check, arguments: list[str]) -> None:
         assert line.strip() and len(line.splitlines()) == 1, line
 
 
-@FUZZ
+@HALF
 @given(st.lists(overrides(values), min_size=1, max_size=2))
 def test_a_run_is_checked_or_refused_in_one_line(config, arguments):
     _passes_or_is_one_line(config, arguments)
 
 
-@FUZZ
+@HALF
 @given(st.lists(overrides(st.one_of(values, swept)), min_size=1, max_size=2))
 def test_a_sweep_is_checked_or_refused_in_one_line(arguments):
     with mock.patch("fedsweep.sweep.check._check_clients"):  # data sets are not downloaded for this

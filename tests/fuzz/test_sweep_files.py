@@ -1,13 +1,9 @@
-"""The files of sweeps, damaged in thousands of ways: readers give exactly what was written, or say that they do not.
-
-FEDSWEEP_FUZZ_EXAMPLES (300) is the number of cases over all formats.
-"""
+"""The files of sweeps, damaged in thousands of ways: readers give exactly what was written, or say that they do not."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import tries
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsweep import job
@@ -29,18 +26,14 @@ from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record
 from fedsweep.tracking import run_folder
 
-EXAMPLES = int(os.environ.get("FEDSWEEP_FUZZ_EXAMPLES", "300"))
-READ, RESUMED = EXAMPLES // 7, EXAMPLES // 30  # by a reader; by a run that goes on, which takes a second
+RESUMED = tries(1 / 60)  # by a run that goes on, which takes a second; three tests
+READ = tries((1 - 3 / 60) / 7)  # by a reader; seven tests
 FINISHED = ("0/result.json", "sweep.yaml", "trials.csv", "1/rounds.csv")
 OVERRIDES = (
     "rounds=6", "evaluate_every=2", "checkpoint_every=2", "model=2nn", "clients_per_round=2", "encoder.threshold=1000",
     "tracker=csv",
 )  # fmt: skip
 FOREIGN = (b"", b"{}", b"[]", b"null", b"a,b\n1,2\n", b"\xff\xfe\0x", b"{{{", b"- a\n- b\n", b"0")
-fuzzed = settings(
-    deadline=None,  # the machine may be busy
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 @st.composite
@@ -146,7 +139,7 @@ def told(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", FINISHED)
-@settings(fuzzed, max_examples=READ)
+@READ
 @given(data=st.data())
 def test_a_finished_sweep_is_read_as_it_was_or_refused(finished, tmp_path, name, data):
     content = data.draw(damages((finished / name).read_bytes()))
@@ -159,7 +152,7 @@ def test_a_finished_sweep_is_read_as_it_was_or_refused(finished, tmp_path, name,
             assert found == told(finished)
 
 
-@settings(fuzzed, max_examples=READ)
+@READ
 @given(data=st.data())
 def test_a_record_is_what_was_written_or_refused(finished, tmp_path, data):
     content = data.draw(damages((finished / "sweep.yaml").read_bytes()))
@@ -173,7 +166,7 @@ def test_a_record_is_what_was_written_or_refused(finished, tmp_path, data):
         assert {**vars(found), "mlflow_run_id": None} == {**vars(right), "mlflow_run_id": None}
 
 
-@settings(fuzzed, max_examples=READ)
+@READ
 @given(data=st.data())
 def test_a_checkpoint_is_what_was_written_or_none(cut_off, tmp_path, data):
     path = cut_off / "0" / "checkpoint.npz"
@@ -187,7 +180,7 @@ def test_a_checkpoint_is_what_was_written_or_none(cut_off, tmp_path, data):
                 assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
 
 
-@settings(fuzzed, max_examples=READ)
+@READ
 @given(data=st.data())
 def test_a_journal_is_what_was_written_a_beginning_of_it_or_told_of(finished, tmp_path, data):
     (tmp_path / study.JOURNAL).write_bytes(data.draw(damages((finished / study.JOURNAL).read_bytes())))
@@ -212,7 +205,7 @@ def _trials(path: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.parametrize("name", ["0/checkpoint.npz", "0/rounds.csv", "0/result.json"])
-@settings(fuzzed, max_examples=max(2, RESUMED))
+@RESUMED
 @given(data=st.data())
 def test_a_run_goes_on_from_damaged_files_to_the_same_end(finished, cut_off, run_in, tmp_path, name, data):
     content = data.draw(damages((cut_off / name).read_bytes()))
