@@ -109,23 +109,28 @@ class _Request:
         return node if self.encoder.rotation == "none" else self.shared(self.encoder.rotation, node)
 
     def shared(self, name: str, node: Node) -> Node:
-        """`node` after a rotation. Kashin's is Hadamard's where padding leaves no room, and goes by that name there."""
-        size = self.spec.shape.num_elements()
-        if name == "kashin" and rotation.TRANSFORMS[name].padded(size) == size:
-            name = "hadamard"
+        """`node` after a rotation."""
+        name = self._called(name)
         stage = rotation.SharedRotationStage(rotation.TRANSFORMS[name])
         return Node(name, stage, {stage.ENCODED_VALUES_KEY: node})
+
+    def own(self, node: Node) -> Node:
+        """`node` after the configured rotation, another one for each client."""
+        name = self._called(self.encoder.rotation)
+        stage = rotation.OwnRotationStage(rotation.TRANSFORMS[name])
+        return Node(f"own {name}", stage, {stage.ENCODED_VALUES_KEY: node})
+
+    def _called(self, name: str) -> str:
+        """Kashin's rotation is Hadamard's where padding leaves no room, and goes by that name there."""
+        size = self.spec.shape.num_elements()
+        full = name == "kashin" and rotation.TRANSFORMS[name].padded(size) == size
+        return "hadamard" if full else name
 
     @property
     def quantized_size(self) -> int:
         """Elements that come to a quantizer: those of the tensor, after the configured rotation."""
         size, name = self.spec.shape.num_elements(), self.encoder.rotation
         return size if name == "none" else rotation.TRANSFORMS[name].padded(size)
-
-
-def _own(name: str, node: Node) -> Node:
-    stage = rotation.OwnRotationStage(rotation.TRANSFORMS[name])
-    return Node(f"own {name}", stage, {stage.ENCODED_VALUES_KEY: node})
 
 
 def _levels(request: _Request, text: str, quantizer: levels.Quantizer, packing: str) -> Node:
@@ -199,7 +204,7 @@ def _drive(request: _Request) -> Node:
     """32 ceil(n2 / 32) + 32 + 64 (the rotation's seed) bits, n2 the rotated size."""
     stage = signs.SignStage("unbiased")
     node = Node("drive", stage, {stage.ENCODED_VALUES_KEY: request.integers(1)})
-    return _own(request.encoder.rotation, node)
+    return request.own(node)
 
 
 def _eden(request: _Request) -> Node:
@@ -208,8 +213,12 @@ def _eden(request: _Request) -> Node:
     Below 1 bit 64 (the seed of the draw) more.
     """
     stage = codebooks.EdenStage(request.encoder.bits)
+    counts = stage.counts(request.quantized_size)
+    text = " and ".join(f"{bits} bit for {count}" for (_, bits), count in zip(stage.widths(), counts, strict=True))
+    if request.encoder.bits == int(request.encoder.bits):
+        text = f"{request.encoder.bits:g} bit"
     leaves = {key: request.integers(bits) for key, bits in stage.widths()}
-    return _own(request.encoder.rotation, Node(f"eden {request.encoder.bits} bit", stage, leaves))
+    return request.own(Node(f"eden {text}", stage, leaves))
 
 
 def _lloyd_max(request: _Request) -> Node:
@@ -272,39 +281,46 @@ def _positions(request: _Request) -> Node:
     return Node("gaps", stage, {stage.ENCODED_VALUES_KEY: request.coded(code, tf.int32)})
 
 
+def _part(share: float, request: _Request) -> str:
+    """What a share comes to: two shares that keep as many elements are one encoder."""
+    size = request.spec.shape.num_elements()
+    return f"{sparse.kept(share, size)} of {size}"
+
+
 def _top_k(request: _Request) -> Node:
     """k = share * n: k values of 32 bits, or as their encoder has it, and k positions."""
     share = request.encoder.share
     children = {**_values(request), "positions": _positions(request)}
-    return Node(f"top_k {share}", sparse.TopKStage(share), children)
+    return Node(f"top_k {_part(share, request)}", sparse.TopKStage(share), children)
 
 
 def _stc(request: _Request) -> Node:
     """Top-k with the mean magnitude and a sign each: k (1 + the position's bits) + 32."""
     share = request.encoder.share
     children = {"values": _sign(request), "positions": _positions(request)}
-    return Node(f"top_k {share}", sparse.TopKStage(share), children)
+    return Node(f"top_k {_part(share, request)}", sparse.TopKStage(share), children)
 
 
 def _rand_k(request: _Request) -> Node:
     """k = share * n: k values of 32 bits, or as their encoder has it, + 64 (the seed)."""
     share, unbiased, size = request.encoder.share, request.encoder.unbiased, request.spec.shape.num_elements()
     unbiased = unbiased or sparse.kept(share, size) == size  # nothing to scale
-    text = f"rand_k {share}" if unbiased else f"rand_k {share} unscaled"
+    text = f"rand_k {_part(share, request)}{'' if unbiased else ' unscaled'}"
     return Node(text, sparse.RandKStage(share, unbiased), _values(request))
 
 
 def _dropout(request: _Request) -> Node:
     """k = share * n weights of 32 bits + 64 (the seed)."""
     share = request.encoder.share
-    return Node(f"dropout {share}", sparse.RandKStage(share, unbiased=False))
+    return Node(f"dropout {_part(share, request)}", sparse.RandKStage(share, unbiased=False))
 
 
 def _count_sketch(request: _Request) -> Node:
     """32 rows * columns, columns = ceil(share * n / rows)."""
     encoder = request.encoder
-    text = f"count_sketch {encoder.share} rows {encoder.rows} recovered {encoder.recovered}"
     stage = sketches.CountSketchStage(encoder.share, encoder.rows, encoder.recovered)
+    sketch = f"{encoder.rows} x {stage.columns(request.spec.shape.num_elements())}"
+    text = f"count_sketch {sketch} recovered {_part(encoder.recovered, request)}"
     return Node(text, stage, decoded_once=True)
 
 

@@ -56,7 +56,7 @@ class EdenStage(te.core.EncodingStageInterface):
         high = math.ceil(self._bits)
         return [("high", high)] if high == self._bits or high == 1 else [("high", high), ("low", high - 1)]
 
-    def _counts(self, size: int) -> list[int]:
+    def counts(self, size: int) -> list[int]:
         """Elements of each part; together `bits` * size bits, at least one element."""
         parts = self.widths()
         if len(parts) == 1:
@@ -75,10 +75,10 @@ class EdenStage(te.core.EncodingStageInterface):
         more = []
         if self._sparse:
             more = [(self.SEED_KEY, randomness.next_seed())]
-            places = random_positions(more[0][1], self._counts(x.shape[0])[0], x.shape[0])
+            places = random_positions(more[0][1], self.counts(x.shape[0])[0], x.shape[0])
             standard, unit = tf.gather(standard, places), tf.gather(unit, places)
         symbols, product, start = [], 0.0, 0
-        for (key, bits), count in zip(self.widths(), self._counts(x.shape[0]), strict=True):
+        for (key, bits), count in zip(self.widths(), self.counts(x.shape[0]), strict=True):
             part = slice(start, start + count)
             index = nearest(standard[part], gaussian.lloyd_max(bits))
             product += tf.reduce_sum(_level(index, bits) * unit[part])
@@ -91,7 +91,7 @@ class EdenStage(te.core.EncodingStageInterface):
         del decode_params, num_summands  # none; never summed before it is decoded
         size = int(tf.get_static_value(shape)[0])
         parts = [_level(tf.cast(encoded_tensors[key], tf.int32), bits) for key, bits in self.widths()]
-        sent = tf.ensure_shape(tf.concat(parts, 0), [sum(self._counts(size))])
+        sent = tf.ensure_shape(tf.concat(parts, 0), [sum(self.counts(size))])
         if self._sparse:
             sent = scattered(sent, random_positions(encoded_tensors[self.SEED_KEY], sent.shape[0], size), size)
         return sent * encoded_tensors[self.SCALE_KEY][0]

@@ -43,7 +43,7 @@ class CountSketchStage(te.core.EncodingStageInterface):
         return params, params
 
     def encode(self, x, encode_params):
-        columns = self._columns(x.shape[0])
+        columns = self.columns(x.shape[0])
         rows = []
         for row in range(self._rows):
             buckets, flips = self._hashes(encode_params[self.SEED_KEY], row, x.shape[0])
@@ -61,7 +61,7 @@ class CountSketchStage(te.core.EncodingStageInterface):
         positions = largest_positions(tf.abs(estimate), kept(self._recovered, size))
         return scattered(tf.gather(estimate, positions), positions, size)
 
-    def _columns(self, size: int) -> int:
+    def columns(self, size: int) -> int:
         return max(1, math.ceil(self._share * size / self._rows))
 
     def _hashes(self, seed: tf.Tensor, row: int, size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -70,7 +70,7 @@ class CountSketchStage(te.core.EncodingStageInterface):
             [size], randomness.fold_in(seed, row), minval=None, maxval=None, dtype=tf.int32
         )
         signs = tf.where(words < 0, -1.0, 1.0)
-        return tf.bitwise.bitwise_and(words, 2**31 - 1) % self._columns(size), signs
+        return tf.bitwise.bitwise_and(words, 2**31 - 1) % self.columns(size), signs
 
 
 def _median(values: list[tf.Tensor]) -> tf.Tensor:
