@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,12 @@ def read(path: Path, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
       UserError: the file is missing or cannot be read.
       DamagedFile: it is truncated, no gzip or IDX file, or of another type or shape.
     """
-    with reading.opened(path, "a whole gzip file", _AGAIN) as file:
+    with reading.opened(path, "an IDX file", _AGAIN) as file:
         magic = file.read(2)
         size = file.seek(0, 2)
         file.seek(0)
         if magic == _GZIP:
-            with gzip.open(file) as content:
+            with reading.content_of(path, "a whole gzip file", _AGAIN), gzip.open(file) as content:
                 return _array(path, content, size * reading.DENSEST, dtype, shape)
         if path.suffix == ".gz" and magic != b"\0\0":
             begins = magic.hex() or "nothing"
@@ -79,4 +80,6 @@ def _array(path: Path, content, most: int, dtype: type, shape: tuple[int | None,
         got = list(sizes) if rank <= 8 else f"of rank {rank}"
         what = f"{element.name} {got} where {np.dtype(dtype).name} [{wanted}] belongs"
         raise DamagedFile(path, what, "name a file that has it")
+    if math.prod(n or 1 for n in sizes) * np.dtype(dtype).itemsize > sys.maxsize:  # NumPy takes no sizes of 0 for that
+        raise DamagedFile(path, f"its header announces the sizes {list(sizes)}, which no array has", _AGAIN)
     return np.frombuffer(raw, element).reshape(sizes).astype(dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsweep import home, schema, seeds
-from fedsweep.datasets import idx, npz, partition
+from fedsweep.datasets import idx, npz, partition, reading
 from fedsweep.datasets.federated import DataSpec, Examples, FederatedDataset, InMemory, members, numbered
 from fedsweep.errors import UserError
 
@@ -112,7 +112,8 @@ def _as_float32(x: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # it is said below
         narrow = x.astype(np.float32, copy=False)
     if not np.isfinite(narrow).all():
-        raise UserError(f"{where} holds {x.flat[np.abs(x).argmax()]:.3g}, which float32 cannot; scale it")
+        most = np.format_float_scientific(x.flat[np.abs(x).argmax()], precision=2, trim="-")  # of longdouble, too
+        raise UserError(f"{where} holds {most}, which float32 cannot; scale it")
     return narrow
 
 
@@ -124,8 +125,8 @@ def _check_clients(clients: np.ndarray, y: np.ndarray, where: str) -> None:
     if clients.dtype.kind == "U":
         try:
             "\n".join(np.unique(clients).tolist()).encode()
-        except ValueError as error:  # no such character, or half of one
-            raise UserError(f"{where} holds a name that is no text ({error})") from error
+        except (ValueError, SystemError) as error:  # half a character, or none: NumPy's own check comes too late
+            raise UserError(f"{where} holds a name that is no text ({reading.reason(error)})") from error
 
 
 def _check_part(x: np.ndarray, y: np.ndarray, images: object, labels: object) -> None:

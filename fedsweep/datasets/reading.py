@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sqlite3
 import stat
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from fedsweep.errors import DamagedFile, UserError
 
 DENSEST = 1032  # bytes that one byte of deflate (of gzip and of zip) can stand for at most
 _LONGEST = 200  # characters of a library's reason
+_NOT_THE_BYTES = {  # SQLite's errors that say nothing about what the file holds
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -39,7 +44,8 @@ def opened(path: Path, kind: str, right: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def content_of(path: Path, kind: str, right: str) -> Iterator[None]:
-    """Whatever the libraries inside raise becomes "PATH: not KIND (their reason); RIGHT".
+    """Whatever the libraries inside raise becomes "PATH: not KIND (their reason); RIGHT", a DamagedFile; where the
+    system or a lock keeps the file from being read, "PATH: cannot be read (the reason)", a UserError.
 
     On damaged bytes zipfile, gzip, NumPy and SQLite raise most of what Python has (struct.error, SyntaxError,
     NotImplementedError, OverflowError, RecursionError, ...) and document little of it, so no list would be whole.
@@ -58,6 +64,8 @@ def content_of(path: Path, kind: str, right: str) -> Iterator[None]:
             raise DamagedFile(path, f"not {kind} ({reason(error)})", right) from error
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_THE_BYTES:
+            raise UserError(f"{path}: cannot be read ({reason(error)})") from error
         raise DamagedFile(path, f"not {kind} ({reason(error)})", right) from error
 
 

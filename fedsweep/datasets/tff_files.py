@@ -29,6 +29,9 @@ from fedsweep.errors import DamagedFile, UserError
 _KIND, _AGAIN = "a SQLite file in TFF's format", "fetch it again"
 _MOST = 2**31 - 1  # examples of a client: above it is damage
 _URL = "https://storage.googleapis.com/tff-datasets-public/"
+_WORD_COUNTS = (
+    "1dc00256d6e527c54b9756d968118378ae14e6692c0b3b6cad470cdd3f0c519c"  # the archive's SHA-256, as TFF has it
+)
 _Features = Mapping[str, np.ndarray]  # of all examples of a client
 
 
@@ -122,6 +125,11 @@ def _sentences(features: _Features, words: text.Vocabulary, length: int) -> tupl
 def _words(folder: str, size: int) -> text.Vocabulary:
     """The `size` words that most users have written."""
     archive = Path(folder) / "datasets" / "stackoverflow.word_count.tar.bz2"
+    if archive.exists():  # Keras deletes one that is not TFF's, then asks the network for it
+        with reading.opened(archive, "TFF's archive of word counts", _AGAIN) as file:
+            if (found := hashlib.file_digest(file, "sha256").hexdigest()) != _WORD_COUNTS:
+                what = f"not TFF's archive of word counts (its SHA-256 is {found}, not {_WORD_COUNTS})"
+                raise DamagedFile(archive, what, "move it away, and TFF's is downloaded")
     try:
         counts = tff.simulation.datasets.stackoverflow.load_word_counts(cache_dir=folder, vocab_size=size)
     except OSError as error:

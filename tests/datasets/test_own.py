@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import gzip
 import io
 import itertools
 import os
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from formats import write_idx
 
 from fedsweep import datasets
-from fedsweep.datasets import own
+from fedsweep.datasets import idx, own
 from fedsweep.errors import DamagedFile, UserError
 
 RNG = np.random.default_rng(0)
@@ -26,6 +28,9 @@ ARRAYS = {
     "x_test": RNG.integers(0, 256, (12, 12, 12), dtype=np.uint8),
     "y_test": np.arange(12) % 3,
 }
+
+WIDE = np.finfo(np.longdouble).max / 2  # above a float64's range where the machine has wider floats
+WIDEST = np.format_float_scientific(WIDE, precision=2, trim="-")
 
 
 def arrays(config, path, *overrides, **changes):
@@ -101,7 +106,9 @@ def test_examples_are_held_out_where_clients_are_made(config, tmp_path):
         ({"x_train": np.array(3, np.uint8)}, r"x_train is uint8 \[\] where images"),
         ({"x_train": np.zeros((60, 12, 12), int)}, r"x_train is int64 .* where images, uint8 or float"),
         ({"x_train": np.full((60, 12, 12), -1e39)}, r"x_train holds -1e\+39, which float32 cannot"),
+        ({"x_train": np.full((60, 12, 12), WIDE)}, f"x_train holds {re.escape(WIDEST)}, which float32 cannot"),
         ({"client_train": np.array(["\ud800"] * 60)}, "client_train holds a name that is no text"),
+        ({"client_train": np.full(60, 0x110000, np.uint32).view("<U1")}, "client_train holds a name that is no text"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -226,6 +233,14 @@ def test_idx_images_without_a_pixel_are_refused(config, tmp_path):
     ]
     with pytest.raises(UserError, match=r"train_images is uint8 \[6, 28, 0\]: images without a pixel"):
         datasets.load(config("dataset=idx", *files, "dataset.clients=2", "clients_per_round=1").dataset, 0)
+
+
+@pytest.mark.parametrize("name", ["plain", "zipped.gz"])
+def test_idx_sizes_beside_a_0_that_no_array_has_are_named(tmp_path, name):
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 0, 2**32 - 1, 2**32 - 1)
+    (tmp_path / name).write_bytes(gzip.compress(header) if name.endswith(".gz") else header)
+    with pytest.raises(DamagedFile, match=rf"{name}: its header announces the sizes \[0, 4294967295, 4294967295\]"):
+        idx.read(tmp_path / name, np.uint8, (None, None, None))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more"], ids=["empty", "text", "broken"])

@@ -9,6 +9,8 @@ import http.server
 import io
 import lzma
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -148,8 +150,9 @@ def stackoverflow_folder(plays, tmp_path, monkeypatch):
         member = tarfile.TarInfo("stackoverflow.word_count")
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
-    # TFF knows the real archive's checksum
+    # TFF knows the real archive's checksum, and so does fedsweep
     known = {"file_hash": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    monkeypatch.setattr(tff_files, "_WORD_COUNTS", known["file_hash"])
     get_file = tf.keras.utils.get_file
     monkeypatch.setattr(tf.keras.utils, "get_file", lambda *names, **settings: get_file(*names, **settings | known))
     tff_files._words.cache_clear()
@@ -173,6 +176,54 @@ def test_stackoverflow_predicts_words_and_leaves_unknown_ones_and_ends_out_of_ac
     assert data.client(0, most=2)[0].shape[0] == 2
     with pytest.raises(UserError, match=r"dataset\.vocabulary=11: .*word_count\.tar\.bz2 has 10 words"):
         load(config, *overrides, "dataset.vocabulary=11")
+
+
+def test_a_damaged_archive_of_word_counts_is_named_and_stays(stackoverflow_folder, monkeypatch):
+    """Keras would delete it, then ask the network for it."""
+    archive = stackoverflow_folder / "datasets" / "stackoverflow.word_count.tar.bz2"
+    damaged = archive.read_bytes()[:-1]
+    archive.write_bytes(damaged)
+    monkeypatch.setattr(tf.keras.utils, "get_file", lambda *_, **__: archive.unlink())
+    with pytest.raises(DamagedFile, match=r"word_count\.tar\.bz2: not TFF's archive of word counts \(its SHA-256 is"):
+        tff_files._words(str(stackoverflow_folder), 10)
+    assert archive.read_bytes() == damaged
+
+
+def test_the_archive_of_word_counts_is_checked_as_tff_does(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(tf.keras.utils, "get_file", lambda *_, **settings: asked.update(settings) or "nowhere")
+    with pytest.raises(OSError, match="word_count"):
+        tff.simulation.datasets.stackoverflow.load_word_counts(cache_dir=str(tmp_path))
+    assert (asked["hash_algorithm"], asked["file_hash"]) == ("sha256", tff_files._WORD_COUNTS)
+
+
+_LOCK = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], isolation_level=None).execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_another_process_locks_is_not_called_damaged(config, emnist_folder, monkeypatch):
+    path = emnist_folder / "emnist_all.sqlite"
+    data = load(config, "dataset=emnist", f"dataset.dir={emnist_folder}")
+    source = tff_files._source(config("dataset=emnist").dataset, path.parent)
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, timeout=0.01))
+    reads = {
+        "list": lambda: tff_files._sizes(path, "digits_only_train"),
+        "open": lambda: tff_files._opened(source, path),
+        "client": lambda: data.client(0),  # by TensorFlow
+    }
+    command = [sys.executable, "-c", _LOCK, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        for read in reads.values():
+            with pytest.raises(UserError, match=r"emnist_all\.sqlite: .*cannot be read \(.*locked") as refused:
+                read()
+            assert not isinstance(refused.value, DamagedFile), refused.value
+        other.communicate()
+    assert len(data.client(0)[1]) == data.sizes[0]
 
 
 def test_the_default_vocabulary_gives_reddis_10004_tokens(config):
