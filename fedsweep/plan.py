@@ -10,7 +10,7 @@ import hydra
 from rich.console import Console
 from rich.table import Table
 
-from fedsweep import cli, environment, importing, schema
+from fedsweep import cli, environment, importing, schema, shown
 from fedsweep.errors import UserError
 from fedsweep.units import format_bits
 
@@ -43,9 +43,10 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
     """Tables of both directions for one client and round, then totals for a round and for the run."""
     from fedsweep.federated import plan as planning
 
-    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 120, emoji=False, markup=False)
     console.print(
-        f"{model.name} on {config.dataset.name}: {model.parameters:,} parameters. Bits are for one client and round."
+        f"{shown.printable(model.name)} on {config.dataset.name}: {model.parameters:,} parameters."
+        " Bits are for one client and round."
     )
     up = _table("Uplink: what a client sends", plan.uplink)
     _summary(up, "weight", planning.WEIGHT_BITS, planning.WEIGHT_BITS)
@@ -69,7 +70,7 @@ def show(config: schema.Config, model: Model, plan: Plan) -> None:
             highlight=False,
         )
     for line in planning.notes(config, plan):
-        console.print(line, style="yellow")
+        console.print(shown.printable(line), style="yellow")
 
 
 def _table(title: str, tensors: Iterable[TensorPlan]) -> Table:
@@ -78,10 +79,10 @@ def _table(title: str, tensors: Iterable[TensorPlan]) -> Table:
         table.add_column(column, justify="left" if column in ("tensor", "shape", "encoder") else "right")
     for t in tensors:
         table.add_row(
-            t.tensor,
+            shown.printable(t.tensor),
             "x".join(map(str, t.shape)),
             f"{t.elements:,}",
-            t.encoder,
+            shown.printable(t.encoder),
             f"{t.bits:,}{' + code' if t.coded else ''}",
             "" if t.coded else f"{t.bits / t.elements:.3f}",
             "" if t.coded else f"{t.float32_bits / t.bits:.2f}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # heavy
@@ -17,8 +18,10 @@ _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     **{c: f"{{{c}}}" for c in "[]*"},  # behind a line's end they would be its argument
+    '"': r"\texttt{\char34}",  # straight in every font encoding, and none of babel's shorthands
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\N{MINUS SIGN}": r"\ensuremath{-}",
 }  # fmt: skip
+_LIGATURES = re.compile("(?<=-)(?=-)|(?<=')(?=')|(?<=[`?!])(?=`)|(?<=,)(?=,)")  # dashes, quotation marks, Spanish ones
 
 
 def printable(text: str) -> str:
@@ -69,8 +72,11 @@ def cell(text: str) -> str:
 
 def as_csv(table: pd.DataFrame) -> str:
     """The table as CSV, its texts and its columns' names as `cell` has them."""
-    texts = {name: table[name].map(_text_cell) for name in table.columns if table[name].dtype.kind not in "biufc"}
-    return table.assign(**texts).rename(columns=cell).to_csv(index=False, lineterminator="\n")
+    table = table.copy(deep=False)
+    for name in table.columns:
+        if table[name].dtype.kind not in "biufc":
+            table[name] = table[name].map(_text_cell)
+    return table.rename(columns=_text_cell).to_csv(index=False, lineterminator="\n")
 
 
 def _text_cell(held: object) -> object:
@@ -108,11 +114,33 @@ def in_code(text: str) -> str:
 
 
 def in_latex(text: str) -> str:
-    """For LaTeX's text mode."""
-    return "".join(_LATEX.get(c, c) for c in printable(text))
+    """For LaTeX's text mode, with whatever engine and font encoding."""
+    return _LIGATURES.sub(r"\/", "".join(_LATEX.get(c, c) for c in printable(text)))
 
 
 def shortened(text: str, most: int = 60) -> str:
     """At most so many characters, the first and the last ones: beside a mark in a figure there is no room for more."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+def apart(texts: Iterable[str], most: int = 60) -> dict[str, str]:
+    """text -> what it is `shortened` to. Of texts that would become one, the part where they begin to differ is kept;
+    those that are still alike get numbers, so that different texts stay different."""
+    alike = collections.defaultdict(list)
+    for text in dict.fromkeys(texts):
+        alike[shortened(text, most)].append(text)
+    found = {group[0]: short for short, group in alike.items() if len(group) == 1}
+    taken, numbers = set(found.values()), collections.Counter()
+    for group in (group for group in alike.values() if len(group) > 1):
+        differing = (k for k, characters in enumerate(zip(*group, strict=False)) if len(set(characters)) > 1)
+        begin, head = next(differing, min(map(len, group))) - most // 6, most // 4
+        for text in group:
+            name = plain = f"{text[:head]}…{shortened(text[begin:], most - head - 1)}"
+            while name in taken:
+                numbers[plain] += 1
+                number = f" ({numbers[plain] + 1})"
+                name = f"{text[:head]}…{shortened(text[begin:], most - head - 1 - len(number))}{number}"
+            taken.add(name)
+            found[text] = name
+    return found

@@ -15,7 +15,7 @@ from fedsweep.errors import DamagedFile, UserError
 
 DENSEST = 1032  # bytes that one byte of deflate (of gzip and of zip) can stand for at most
 _LONGEST = 200  # characters of a library's reason
-_NOT_THE_BYTES = {  # SQLite's errors that say nothing about what the file holds
+ELSEWHERE = {  # SQLite's codes of errors that say nothing about what the file holds
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
 }  # fmt: skip
@@ -64,7 +64,7 @@ def content_of(path: Path, kind: str, right: str) -> Iterator[None]:
             raise DamagedFile(path, f"not {kind} ({reason(error)})", right) from error
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_THE_BYTES:
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in ELSEWHERE:
             raise UserError(f"{path}: cannot be read ({reason(error)})") from error
         raise DamagedFile(path, f"not {kind} ({reason(error)})", right) from error
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,9 +210,12 @@ class _Reader:
         try:
             features = self._features(quoted, -1 if most is None else most)
         except tf.errors.OpError as error:
-            noise = ("Graph execution error", "Detected at node", "<stack traces")
+            noise = ("Graph execution error", "Detected at node", "<stack traces", 'File "')
             lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
             what = next((line for line in lines if not line.startswith(noise)), type(error).__name__)
+            code = re.search(r" failed: \[(\d+)\] ", what)  # SQLite's, as TensorFlow words it
+            if code and int(code[1]) & 0xFF in reading.ELSEWHERE:
+                raise UserError(f"{self._path}: client {client_id}: cannot be read ({what})") from error
             what = f"client {client_id}: its examples cannot be read ({what})"
             raise DamagedFile(self._path, what, _AGAIN) from error
         inputs, labels = self._source.examples({name: tensor.numpy() for name, tensor in features.items()})

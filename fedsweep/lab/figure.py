@@ -58,7 +58,8 @@ def draw(rows: Sequence[Row], formats: Sequence[str]) -> list[bytes]:
                 panel.tick_params(labelbottom=True)
         for line in axes:
             line[0].set_ylabel("normalised squared error of the mean")
-        handles = [plt.Line2D([], [], label=shown.shortened(curve), **style) for (_, curve), style in styles.items()]
+        names = shown.apart(curve for _, curve in styles)
+        handles = [plt.Line2D([], [], label=names[curve], **style) for (_, curve), style in styles.items()]
         handles.append(plt.Line2D([], [], label="front", **_FRONT))
         legend = figure.legend(
             handles=handles, loc="outside lower center", ncols=entries, frameon=False, handlelength=2.6

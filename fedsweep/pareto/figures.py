@@ -32,11 +32,15 @@ class Look:
 
     venue: style.Venue
     groups: dict[str, dict]  # colour and marker by group
+    names: dict[str, str]  # what a group is called where there is little room
+    tasks: dict[str, str]  # and a task
 
 
 def draw(analysis: Analysis, venue: style.Venue) -> Iterator[tuple[str, Figure]]:
     """(name, figure), those that there is something to show in."""
-    look = Look(venue, style.styles(list(analysis.configs.group.unique())))
+    groups = list(analysis.configs.group.unique())
+    tasks = shown.apart(task.name for task in analysis.tasks)
+    look = Look(venue, style.styles(groups), shown.apart(groups), tasks)
     with matplotlib.rc_context(style.settings(venue)):
         yield "pareto", _pareto(analysis, look)
         yield "curves", _curves(analysis, look)
@@ -72,7 +76,7 @@ def _task_panels(analysis: Analysis, look: Look, draw_one: Callable[[Axes, Task]
     figure, panels = _figure(width, min(height, 3 * width), rows, columns)
     for axes, task in zip(panels.flat, tasks, strict=False):
         if len(tasks) > 1:
-            axes.set_title(shown.shortened(task.name))
+            axes.set_title(look.tasks[task.name])
         axes.set_xlabel(x_name(analysis))
         axes.set_ylabel(y_name(analysis))
         draw_one(axes, task)
@@ -106,9 +110,9 @@ def _pad(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
 
 def _intervals(axes: Axes, points: pd.DataFrame, **keywords) -> None:
     """Crosses of 95 % intervals; none where there is a single replicate."""
-    shown = points[points.y_half.notna()]
+    known = points[points.y_half.notna()]
     axes.errorbar(
-        shown.x, shown.y, xerr=np.minimum(shown.x_half.fillna(0), 0.9 * shown.x), yerr=shown.y_half, fmt="none",
+        known.x, known.y, xerr=np.minimum(known.x_half.fillna(0), 0.9 * known.x), yerr=known.y_half, fmt="none",
         elinewidth=0.7, **keywords,
     )  # fmt: skip
 
@@ -230,7 +234,7 @@ def _places(points: pd.DataFrame) -> list[tuple[float, float]]:
 def _legend(figure: Figure, look: Look, names) -> None:
     """Of the groups that could not be named where they are."""
     handles = [
-        Line2D([], [], linestyle="none", label=shown.shortened(name), **look.groups[name])
+        Line2D([], [], linestyle="none", label=look.names[name], **look.groups[name])
         for name in look.groups
         if name in names
     ]
@@ -299,7 +303,7 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
         axes.set_xscale("log", base=2)
         if task.surface is None:
             axes.set_title(
-                f"{shown.shortened(task.name)}: no two seeds that every configuration has", fontsize=look.venue.size - 1
+                f"{look.tasks[task.name]}: no two seeds that every configuration has", fontsize=look.venue.size - 1
             )
             return
         x, surfaces = task.surface
@@ -312,7 +316,7 @@ def _attainment(analysis: Analysis, look: Look) -> Figure:
         axes.step(x, median, where="post", color=style.COLOURS[0])
         axes.plot(points.x, points.y, ".", color="0.6", markersize=3, zorder=1)
         seeds = len(task.seeds)
-        name = f"{shown.shortened(task.name)}: " if len(analysis.tasks) > 1 else ""
+        name = f"{look.tasks[task.name]}: " if len(analysis.tasks) > 1 else ""
         text = f"{name}{seeds} seeds: half attain the line, {QUARTILES[0]:.0%} and {QUARTILES[2]:.0%} the band's edges"
         axes.set_title(text, fontsize=look.venue.size - 2)
 
@@ -338,8 +342,9 @@ def _row_names(analysis: Analysis, configs: list[int]) -> list[str]:
     names = []
     for config in configs:
         name = analysis.configs.label[config] + (" (uncompressed)" if config in baselines else "")
-        names.append(shown.shortened(f"{analysis.configs.task[config]}: {name}" if several else name))
-    return names
+        names.append(f"{analysis.configs.task[config]}: {name}" if several else name)
+    short = shown.apart(names)
+    return [short[name] for name in names]
 
 
 def _targets(analysis: Analysis, look: Look) -> Figure:
@@ -399,6 +404,8 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
     everything = analysis.points
     _pad(panels[0, 0], everything.x.to_numpy(), everything.y.to_numpy())
     panels[0, 0].set_xscale("log", base=2)
+    titles = [group if len(analysis.tasks) == 1 else f"{task.name}: {group}" for task, group in cells]
+    short = shown.apart(titles, int(14 * width / columns))
     for place, (axes, (task, group)) in enumerate(zip(panels.flat, cells, strict=False)):
         points = _of(analysis, task)
         own, others = points[points.group == group], points[points.group != group]
@@ -413,8 +420,7 @@ def _grid(analysis: Analysis, look: Look) -> Figure:
         )  # fmt: skip
         base = own[own.config == task.baseline]
         axes.plot(base.x, base.y, linestyle="none", markersize=6, zorder=4, **_BASELINE)
-        title = group if len(analysis.tasks) == 1 else f"{task.name}: {group}"
-        axes.set_title(shown.shortened(title, int(14 * width / columns)), fontsize=look.venue.size - 1)
+        axes.set_title(short[titles[place]], fontsize=look.venue.size - 1)
         if place + columns >= len(cells):
             axes.tick_params(labelbottom=True)
     for axes in panels.flat[len(cells) :]:
@@ -444,13 +450,15 @@ def _plans(analysis: Analysis, look: Look) -> Figure:
     large = list(share[share >= 0.02].sort_values(ascending=False).index[:7])
     table = table[large].assign(others=table.drop(columns=large).sum(axis=1))
     left = np.zeros(len(table))
+    names = shown.apart((tensor for _, tensor in large), 30)
     hatches = {"uplink": "", "downlink": "////"}
     for place, column in enumerate(table.columns):
-        direction, tensor = column if isinstance(column, tuple) else ("uplink", "the others")
-        name = f"{tensor} ({direction})" if len(directions) > 1 and column != "others" else tensor
+        direction, tensor = column if isinstance(column, tuple) else ("uplink", None)
+        name = "the others" if tensor is None else names[tensor]
+        name = f"{name} ({direction})" if len(directions) > 1 and tensor is not None else name
         colour = "0.75" if column == "others" else style.COLOURS[place % len(style.COLOURS)]
         axes.barh(
-            range(len(table)), table[column], left=left, height=0.7, color=colour, label=shown.shortened(name, 30),
+            range(len(table)), table[column], left=left, height=0.7, color=colour, label=name,
             hatch=hatches[direction], edgecolor="white", linewidth=0.3,
         )  # fmt: skip
         left += table[column].to_numpy()

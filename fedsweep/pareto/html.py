@@ -28,11 +28,9 @@ def page(analysis: Analysis) -> bytes:
     except ImportError as error:
         raise UserError("--formats html: needs plotly; pip install 'fedsweep[html]'") from error
     looks = style.styles(list(analysis.configs.group.unique()))
-    titles = [
-        f"{what}{shown.in_html(shown.shortened(task.name))}"
-        for task in analysis.tasks
-        for what in ("front: ", "curves: ")
-    ]
+    groups, tasks = shown.apart(looks, 30), shown.apart(task.name for task in analysis.tasks)
+    labels = shown.apart(analysis.configs.label)
+    titles = [f"{what}{shown.in_html(tasks[task.name])}" for task in analysis.tasks for what in ("front: ", "curves: ")]
     figure = make_subplots(rows=len(analysis.tasks), cols=2, subplot_titles=titles)
     named: set[str] = set()
     for row, task in enumerate(analysis.tasks, 1):
@@ -59,7 +57,7 @@ def page(analysis: Analysis) -> bytes:
             figure.add_trace(
                 go.Scatter(
                     x=own.x, y=own.y, error_y=error_bars, mode="markers", marker=marker,
-                    name=shown.in_html(shown.shortened(group, 30)),
+                    name=shown.in_html(groups[group]),
                     legendgroup=shown.in_html(group), showlegend=group not in named, text=text, hoverinfo="text",
                 ), row, 1,
             )  # fmt: skip
@@ -71,7 +69,7 @@ def page(analysis: Analysis) -> bytes:
             figure.add_trace(
                 go.Scatter(
                     x=mean.x, y=mean.y, mode="lines", line={"color": looks[group]["color"], "width": 1.2},
-                    name=shown.in_html(shown.shortened(analysis.configs.label[config])),
+                    name=shown.in_html(labels[analysis.configs.label[config]]),
                     legendgroup=shown.in_html(group),
                     showlegend=False,
                 ), row, 2,

@@ -45,8 +45,9 @@ def place(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines: Sequen
     segments = [np.column_stack([line[:-1], line[1:]]) for line in map(axes.transData.transform, lines)]
     segments = np.concatenate(segments) if segments else np.zeros([0, 4])
     inside, taken, left = axes.bbox.extents, np.zeros([0, 4]), []
+    texts = shown.apart(label.text for label in labels)
     for label in labels:
-        measured = axes.text(0, 0, shown.shortened(label.text), **label.style).get_window_extent(renderer)
+        measured = axes.text(0, 0, texts[label.text], **label.style).get_window_extent(renderer)
         axes.texts[-1].remove()
         size = np.array([measured.width, measured.height]) + 2
         best = None
@@ -68,21 +69,21 @@ def place(axes: Axes, labels: Sequence[Label], points: np.ndarray, lines: Sequen
             continue
         _, anchor, offset, direction, box, distance = best
         taken = np.vstack([taken, box])
-        _draw(axes, label, anchor, offset, direction, distance)
+        _draw(axes, texts[label.text], label.style, anchor, offset, direction, distance)
     return left
 
 
-def _draw(axes: Axes, label: Label, anchor, offset, direction, distance: float) -> None:
+def _draw(axes: Axes, text: str, style: dict, anchor, offset, direction, distance: float) -> None:
     leader = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
     axes.annotate(
-        shown.shortened(label.text),
+        text,
         axes.transData.inverted().transform(anchor),
         xytext=offset,
         textcoords="offset points",
         ha=("right", "center", "left")[direction[0] + 1],
         va=("top", "center", "bottom")[direction[1] + 1],
         arrowprops=leader if distance >= _LEADER else None,
-        **label.style,
+        **style,
     ).set_in_layout(False)
 
 

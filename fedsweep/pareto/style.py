@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from unittest import mock
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fedsweep import shown
+from fedsweep.errors import UserError
 from fedsweep.units import UNITS
 
 # Okabe and Ito's colours without yellow, which is faint on white. Colours are not needed to tell markers apart.
@@ -80,15 +82,31 @@ _METADATA = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Soft
 def saved(figure: Figure, name: str) -> bytes:
     """The figure as pdf, svg, png or pgf."""
     if name == "pgf":
-        from matplotlib.backends import backend_pgf
-
         text = io.StringIO()
-        with mock.patch.object(backend_pgf, "_tex_escape", shown.in_latex):  # its own leaves $, #, &, ... to LaTeX
+        with _text_for_latex():
             figure.savefig(text, format=name)
         return text.getvalue().encode()
     content = io.BytesIO()
     figure.savefig(content, format=name, metadata=_METADATA[name])
     return content.getvalue()
+
+
+@contextlib.contextmanager
+def _text_for_latex() -> Iterator[None]:
+    """matplotlib's own escaping leaves $, #, &, ... to LaTeX, and there is no setting for it."""
+    from matplotlib.backends import backend_pgf
+
+    theirs = getattr(backend_pgf, "_tex_escape", None)
+    if theirs is None:
+        raise UserError(
+            f"--formats pgf: text cannot be escaped for LaTeX with matplotlib {matplotlib.__version__}, which has no"
+            " backend_pgf._tex_escape; choose another format"
+        )
+    backend_pgf._tex_escape = shown.in_latex
+    try:
+        yield
+    finally:
+        backend_pgf._tex_escape = theirs
 
 
 def styles(names: Sequence[str]) -> dict[str, dict]:

@@ -6,8 +6,10 @@ import csv
 import io
 import re
 import shutil
+import types
 
 import handmade
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from fedsweep import shown
+from fedsweep.errors import UserError
 from fedsweep.pareto import analysis, figures, html, load, style, tables, terminal
 
 # As on the command line -> as the configuration has it, on one line.
@@ -117,6 +120,86 @@ def test_latex_gets_a_figures_text_escaped(monkeypatch):
         Figure, "savefig", lambda _, out, **__: out.write(backend_pgf._escape_and_apply_props("$5_#", FontProperties()))
     )
     assert style.saved(Figure(), "pgf").endswith(rb"\$5\_\#}")
+
+
+def test_pgf_without_matplotlibs_escaping_is_refused_and_its_own_comes_back(monkeypatch):
+    theirs = backend_pgf._tex_escape
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        style.saved(Figure(), "pgf")
+    assert backend_pgf._tex_escape is theirs
+    monkeypatch.delattr(backend_pgf, "_tex_escape")
+    with pytest.raises(UserError, match=r"--formats pgf: text cannot be escaped .* choose another format"):
+        style.saved(Figure(), "pgf")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_it"),
+    [
+        ("--lr---x", r"-\/-lr-\/-\/-x"),
+        ("a-b", "a-b"),
+        ("''x'", r"'\/'x'"),
+        ("``x`", r"`\/`x`"),
+        ("?`!`", r"?\/`!\/`"),
+        (",,", r",\/,"),
+        ('"x"', r"\texttt{\char34}x\texttt{\char34}"),
+    ],
+)
+def test_latex_makes_no_other_character_of_several(text, is_it):
+    assert shown.in_latex(text) == is_it
+
+
+def test_columns_may_have_any_name():
+    table = pd.DataFrame({"self": ["=1", "b"], "a\nb": [1, 2], "=c": ["x", None]})
+    assert shown.as_csv(table) == "self,a\\nb,'=c\n'=1,1,x\nb,2,\n"
+    assert table.self[0] == "=1"
+
+
+@given(st.lists(st.text("ab…", max_size=60)), st.integers(20, 60))
+def test_different_names_stay_different_and_short(names, most):
+    short = shown.apart(names, most)
+    assert len(set(short.values())) == len(short) == len(set(names))
+    assert all(len(name) <= most for name in short.values())
+
+
+def test_the_part_where_names_differ_is_kept():
+    names = [f"{'deep/' * 12}block{k}/{'conv/' * 12}kernel" for k in (1, 2)]
+    assert [f"block{k}" in name for k, name in enumerate(shown.apart(names, 30).values(), 1)] == [True, True]
+    many = [f"{'a' * 40}{i}{'b' * 60}{j}{'c' * 40}" for i in "01" for j in "01"]  # no room for both parts
+    assert [name.endswith(" (2)") for name in shown.apart(many, 30).values()] == [False, True, False, True]
+
+
+def test_figures_and_pages_keep_names_apart_that_differ_in_the_middle(tmp_path, monkeypatch):
+    tensors = ["stage2/block1/conv1/kernel", "stage2/block2/conv1/kernel", *(f"{'a' * 40}{k}{'b' * 40}" for k in "12")]
+    plan = [{"tensor": name, "bits": 1000, "coded": False} for name in tensors]
+    made = handmade._plan
+    monkeypatch.setattr(handmade, "_plan", lambda bits: made(bits) | {"uplink": plan, "downlink": plan[:3]})
+    tags = [f"{'long_' * 20}{k}{'_long' * 20}" for k in "123"]
+    points = [{"encoder.tag": tag, "encoder.bits": "2"} for tag in tags]
+    folder = handmade.sweep(tmp_path / "sweep", points, lambda p, _: (0.5, 10**6 * (1 + tags.index(p["encoder.tag"]))))
+    answer = analysis.analyse([load.from_folder(folder)], analysis.Question(group="encoder.tag", x="total"))
+    drawn = dict(figures.draw(answer, style.VENUES["wide"]))
+    legend = [text.get_text() for text in drawn["plans"].legends[0].get_texts()]
+    assert {f"stage2/block{k}/conv1/kernel ({d})" for k in (1, 2) for d in ("uplink", "downlink")} < set(legend)
+    assert len(set(legend)) == len(legend) == 7 + 1
+    rows = [text.get_text() for text in drawn["plans"].axes[0].get_yticklabels()]
+    titles = [axes.get_title("left") for axes in drawn["grid"].axes]
+    assert len(set(rows)) == len(set(titles)) == 3
+    page = html.page(answer).decode()
+    names = set(re.findall(r'"name":"([^"]+)"', page))
+    assert len({name for name in names if "ong" in name}) >= 3
+
+
+def test_a_plan_shows_names_as_they_are(config, capsys):
+    from fedsweep import plan
+    from fedsweep.federated.plan import Plan, TensorPlan
+
+    odd = (TensorPlan(":smile:[red]\x1b[1m", (3,), ":+1: [b]\n", 96),)
+    model = types.SimpleNamespace(name=":smile:\x1b", parameters=3)
+    plan.show(config(), model, Plan(odd, odd, clients=1, receivers=1, rounds=1, messages=1))
+    said = capsys.readouterr().out
+    assert r":smile:\x1b on " in said and r":smile:[red]\x1b[1m" in said and r":+1: [b]\n" in said
+    assert "\x1b" not in said
 
 
 def test_a_page_runs_no_script_of_a_value(answer, tmp_path):
