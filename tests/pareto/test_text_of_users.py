@@ -190,6 +190,17 @@ def test_figures_and_pages_keep_names_apart_that_differ_in_the_middle(tmp_path, 
     assert len({name for name in names if "ong" in name}) >= 3
 
 
+def test_the_labs_legend_keeps_curves_apart_that_differ_in_the_middle():
+    from fedsweep.lab import figure
+
+    some = types.SimpleNamespace
+    curves = [f"{'long_' * 20}{k}{'_long' * 20}" for k in "12"]
+    rows = [some(vectors="normal", on_front=True, choice=some(encoder="e", argument=0, curve=curve),
+                 measured=some(nmse=0.1, bits=bits)) for curve in curves for bits in (2.0, 4.0)]  # fmt: skip
+    drawn = figure.draw(rows, ["svg"])[0].decode()  # the glyphs of a text are below a comment that has it
+    assert len(set(re.findall("<!-- (long.*) -->", drawn))) == 2
+
+
 def test_a_plan_shows_names_as_they_are(config, capsys):
     from fedsweep import plan
     from fedsweep.federated.plan import Plan, TensorPlan
