@@ -24,6 +24,7 @@ from fedsweep.errors import UserError
 _LEFT_BY_SQLITE = ("", "-journal", "-wal", "-shm")
 _HALF_MADE = ("already exists", "duplicate column name", "no such table", "no such column")
 _OLD = "out-of-date database"
+_FULL = "database or disk is full"
 
 
 def file_of(uri: str) -> Path | None:
@@ -72,8 +73,10 @@ def _refuse_others(path: Path) -> None:
 
 
 def half_made(uri: str, error: Exception) -> str | None:
-    """What to do about a database that lacks tables or columns, if that is what `error` is about."""
+    """What to do about a database without room, or one that lacks tables or columns, if `error` is about that."""
     path = file_of(uri)
+    if path and _FULL in str(error):
+        return f"{path}: cannot be written (its disk is full); free some space"
     if path and _OLD in str(error):
         return (
             f"{path}: its tables are those of an earlier MLflow, or a process was killed while it made them; copy it"

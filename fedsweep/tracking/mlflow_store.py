@@ -82,8 +82,8 @@ def reading(uri: str | None, key: str, right: str) -> Iterator[mlflow.MlflowClie
 
 
 def _client(uri: str) -> mlflow.MlflowClient:
-    for name in ("alembic", "mlflow.store.db.utils"):  # a page of migrations on first use
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a page of migrations on first use
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the same, and tracebacks of what it raises
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said here
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # "View run ... at http://user:password@..."
     return mlflow.MlflowClient(tracking_uri=uri)

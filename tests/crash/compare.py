@@ -68,6 +68,9 @@ def check(place: Place, counts: Counts, name: str = "sweep", database: Path | No
     check_streams(place, counts, name)
 
 
+_LINES = 15  # of a traceback that are shown
+
+
 def check_streams(place: Place, counts: Counts, name: str = "sweep") -> None:
     """No traceback, on the terminal or in a run's log."""
     said = place.streams() | {
@@ -75,7 +78,8 @@ def check_streams(place: Place, counts: Counts, name: str = "sweep") -> None:
     }
     for where, text in said.items():
         if "Traceback (most recent call last)" in text:
-            counts.note("wrong", f"traceback in {where}: {text.strip().splitlines()[-1][:160]}")
+            shown = "\n      ".join(text[text.index("Traceback") :].splitlines()[-_LINES:])
+            counts.note("wrong", f"traceback in {where}:\n      {shown}")
 
 
 def check_place(place: Place, counts: Counts) -> None:

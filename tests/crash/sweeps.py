@@ -255,13 +255,17 @@ def rounds(folder: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(_lines(folder / "rounds.csv"))]
 
 
+_OWN = ("mlflow_run_id", "sha256", "rounds_sha256")
+
+
 def result(folder: Path) -> dict:
-    """result.json without the tracker's id; empty if there is none, or (in the middle of a fault) half of one."""
+    """result.json without the tracker's id and the digests of what holds seconds; empty if there is none, or (in the
+    middle of a fault) half of one."""
     try:
         content = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return {}
-    return {key: value for key, value in content.items() if key != "mlflow_run_id"}
+    return {key: value for key, value in content.items() if key not in _OWN}
 
 
 def _lines(path: Path) -> list[str]:

@@ -46,8 +46,6 @@ EQUAL = [
     ("encoder=count_sketch encoder.share=0.25", "encoder=count_sketch encoder.share=0.2499"),
     ("encoder=count_sketch encoder.recovered=0.1", "encoder=count_sketch encoder.recovered=0.1005"),
     ("encoder=eden encoder.bits=2.5", "encoder=eden encoder.bits=2.5001"),
-    ("encoder=drive encoder.rotation=kashin shape=512", "encoder=drive"),
-    ("encoder=eden encoder.rotation=kashin shape=512", "encoder=eden"),
     ("encoder=eden encoder.bits=0.5", "encoder=eden encoder.bits=0.5001"),
     ("encoder=identity encoder.bits=3", "encoder=identity schedule=falling_loss code=range"),
     ("encoder=low_rank", "encoder=identity"),  # vectors travel as they are
