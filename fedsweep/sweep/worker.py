@@ -8,6 +8,7 @@ tracker).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import queue
@@ -71,7 +72,8 @@ def main(descriptor: int) -> None:
     interrupts.handle(signal.SIGINT)  # a shell's background job would ignore it
     connection = Connection(descriptor)
     sys.argv[:] = connection.recv()  # the sweep's command, for environment.json
-    with secrets.guarded():
+    # An interrupt that comes between runs has nothing to put in order; one within a run is recorded there.
+    with secrets.guarded(), contextlib.suppress(KeyboardInterrupt):
         _work(connection)
 
 
