@@ -42,6 +42,7 @@ def connect(config: schema.Tracker) -> tuple[mlflow.MlflowClient, str]:
             folder.mkdir(exist_ok=True)
         artifacts = (folder / "mlflow_artifacts").as_uri()
     # The first to use a database makes its tables and the experiment: one at a time.
+    _quieten()  # making tables is a page of migrations
     with refusing(config), database.locked(uri):
         database.make(uri)
         client = _client(uri)
@@ -82,11 +83,16 @@ def reading(uri: str | None, key: str, right: str) -> Iterator[mlflow.MlflowClie
 
 
 def _client(uri: str) -> mlflow.MlflowClient:
+    _quieten()
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _quieten() -> None:
+    """What MLflow says beside its exceptions, which are told in one line."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a page of migrations on first use
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the same, and tracebacks of what it raises
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; what fails for good is said here
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # "View run ... at http://user:password@..."
-    return mlflow.MlflowClient(tracking_uri=uri)
 
 
 @contextlib.contextmanager

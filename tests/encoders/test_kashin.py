@@ -95,13 +95,13 @@ def test_coefficients_are_within_the_papers_level_and_no_wider_than_plain_ones_a
             assert np.ptp(coefficients) <= np.ptp(HADAMARD.forward(tf.constant(x), seed))
 
 
-@pytest.mark.parametrize("size", [513, 600, 700, 860, 950, 1000])
+@pytest.mark.parametrize("size", [257, 350, 475])
 def test_coefficients_are_as_flat_as_in_uniformly_random_frames(size):
-    frame, xs = KASHIN.padded(size), [normal(size, seed=k) for k in range(10)]
+    frame, xs = KASHIN.padded(size), [normal(size, seed=k) for k in range(5)]
     ours = [flatness(KASHIN.forward(tf.constant(x), tf.constant([3, k])), x) for k, x in enumerate(xs)]
     random = [flatness(of_frame(*orthogonal_frame(size, frame, k), x, frame), x) for k, x in enumerate(xs)]
-    # Chance: 2 to 4 % of the mean of 10. From CROWDED on the first columns are used, which are less random.
-    assert np.mean(ours) < (1.2 if size >= KASHIN.CROWDED * frame else 1.1) * np.mean(random)
+    # Chance: 3 to 6 % of the mean of 5. From CROWDED on the first columns are used, which are less random.
+    assert np.mean(ours) < (1.25 if size >= KASHIN.CROWDED * frame else 1.15) * np.mean(random)
 
 
 @pytest.mark.parametrize("size", [2049, 3500, 4097, 33_000, 60_000, 65_537])
