@@ -16,7 +16,7 @@ import mlflow
 import platformdirs
 import pytest
 
-from fedsweep import cli, environment, schema, tracking
+from fedsweep import cli, environment, schema, secrets, tracking
 
 environment.configure(schema.MapReduceRuntime("map_reduce", 2))
 # A job in a shell's background ignores interrupts, one under nohup hang-ups, and so would all that it starts: tests
@@ -34,6 +34,12 @@ def data_folder() -> Path:
     if not (folder / "mnist_by_writer").is_dir():
         pytest.skip(f"no mnist_by_writer in {folder}; FEDSWEEP_DATA names the folder that has it")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def knows_no_secret(monkeypatch) -> None:
+    """What one test plants is masked in no other."""
+    monkeypatch.setattr(secrets, "_known", {})
 
 
 @pytest.fixture(scope="session")
