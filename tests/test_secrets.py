@@ -110,11 +110,11 @@ def test_short_and_common_secrets_are_masked_in_their_address_and_mangle_nothing
 
 
 def test_empty_passwords_and_shells_folders_are_no_secrets(monkeypatch):
-    monkeypatch.setenv("PWD", "/work/somewhere")
+    monkeypatch.setenv("PWD", "/srv/somewhere")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
     monkeypatch.setattr(sys, "argv", ["fedsweep", "tracker.uri=http://me:@host"])
     secrets.learn_process()
-    assert secrets.masked("in /work/somewhere, me") == "in /work/somewhere, me"
+    assert secrets.masked("in /srv/somewhere, me") == "in /work/somewhere, me"
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY"])
@@ -279,7 +279,7 @@ def test_what_holds_no_secret_keeps_its_spelling(override):
     ("name", "value"),
     [
         ("GOOGLE_APPLICATION_CREDENTIALS", "/tmp/a/projectx/service.json"),
-        ("SSH_KEY", "/work/projects/id"),
+        ("SSH_KEY", "/srv/projects/id"),
         ("SSH_KEY", "~/projects/id"),
         ("TOKEN_FILE", "file:///run/projects/id"),
     ],
@@ -287,7 +287,7 @@ def test_what_holds_no_secret_keeps_its_spelling(override):
 def test_a_variable_that_holds_a_path_makes_no_path_unreadable(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     secrets.learn_process()
-    for text in (value, "/tmp/a/projectx/d.npz", "/work/projects/multirun_outputs"):
+    for text in (value, "/tmp/a/projectx/d.npz", "/srv/projects/multirun_outputs"):
         assert secrets.masked(text) == text == secrets.masked_tree({"file": text})["file"]
 
 
