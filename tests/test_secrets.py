@@ -114,7 +114,7 @@ def test_empty_passwords_and_shells_folders_are_no_secrets(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
     monkeypatch.setattr(sys, "argv", ["fedsweep", "tracker.uri=http://me:@host"])
     secrets.learn_process()
-    assert secrets.masked("in /srv/somewhere, me") == "in /work/somewhere, me"
+    assert secrets.masked("in /srv/somewhere, me") == "in /srv/somewhere, me"
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY"])
