@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fedsweep import shown
+from fedsweep import nested, shown
 from fedsweep.errors import DamagedFile, UserError
 from fedsweep.sweep.record import REBUILT, SWEEP, TRIALS, newest, read_sweep, read_trials, same_point
 from fedsweep.tracking.run_folder import AGAIN, RESULT, check_end, read_config, read_result, read_rounds
@@ -322,12 +322,9 @@ def _counted(statuses: Iterable[str]) -> dict[str, int]:
     return {status: n for status, n in collections.Counter(statuses).items() if status not in ("complete", "duplicate")}
 
 
-def _flat(tree: Mapping, prefix: str = "") -> dict[str, str]:
-    """Nested dictionaries as "encoder.bits" -> "4": what MLflow's params say."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-    return flat
+def _flat(tree: Mapping) -> dict[str, str]:
+    """A configuration as "encoder.bits" -> "4": what MLflow's params say."""
+    return {key: str(value) for key, value in nested.items(tree)}
 
 
 def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = METRICS) -> Sweep:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
@@ -16,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import cli, schema
+from fedsweep import cli, nested, schema
 from fedsweep.errors import UserError
 from fedsweep.sweep import space as spaces
 from fedsweep.sweep.record import Record
@@ -108,7 +107,7 @@ def check(request: Request) -> Checked:
     if len(points) > _MANY:
         print(f"checking {len(points)} configurations", flush=True)
     configs = {frozenset(point.items()): _composed(request, space, point) for point in points}
-    digests = {_text(point): _digest(schema.comparable(configs[frozenset(point.items())])) for point in points}
+    digests = {_text(point): schema.digest(configs[frozenset(point.items())])[:16] for point in points}
     _check_clients(configs.values())
     record = Record(
         space=space.describe(),
@@ -154,7 +153,7 @@ def _composed(request: Request, space: Space, point: Point) -> schema.Config:
 def _follows(composed: DictConfig, keys: Set[str]) -> frozenset[str]:
     """The keys that interpolate those `keys`, directly or through others."""
     refers = {}
-    for key, text in _leaves(OmegaConf.to_container(composed, resolve=False)):
+    for key, text in nested.items(OmegaConf.to_container(composed, resolve=False)):
         found = re.findall(r"\$\{(\.*)([\w.]+)\}", text) if isinstance(text, str) else ()
         refers[key] = {".".join([*key.split(".")[: -len(dots)], name]) if dots else name for dots, name in found}
     following: set[str] = set()
@@ -168,14 +167,6 @@ def _follows(composed: DictConfig, keys: Set[str]) -> frozenset[str]:
         if more <= following:
             return frozenset(following)
         following |= more
-
-
-def _leaves(tree: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _told(error: str, space: Space, point: Point) -> str:
@@ -246,7 +237,3 @@ def _sampling(settings: schema.Sweep, enumerated: bool) -> dict:
     if len(found) > 1:
         found["in_flight"] = settings.in_flight
     return found
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from fedsweep import schema, secrets, store
+from fedsweep import nested, schema, secrets, store
 from fedsweep.errors import DamagedFile, UserError
 from fedsweep.sweep.record import SWEEP, Record, newest
 from fedsweep.tracking.run_folder import read_config
@@ -97,7 +97,7 @@ def _differences(old: Record, new: Record, follows: Set[str]) -> Iterator[tuple[
         set() if same_first else {key.lstrip("+") for key in {*old.space, *new.space}} | follows
     )  # another first point
     for part, prefix in (("config", ""), ("sampling", "sweep.")):
-        then, now = _flat(getattr(old, part), prefix), _flat(getattr(new, part), prefix)
+        then, now = (dict(nested.items(getattr(record, part), prefix)) for record in (old, new))
         for key in sorted({*then, *now}):
             if key not in swept and key.partition(".")[0] not in swept and then.get(key) != now.get(key):
                 yield part, f"{key} was {then.get(key)}, is {now.get(key)}"
@@ -113,10 +113,3 @@ def _show(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in value.items()) or "one point"
     return str(value)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -14,7 +14,7 @@ import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
-from fedsweep import shown
+from fedsweep import nested, shown
 from fedsweep.files import as_json
 from fedsweep.secrets import masked_tree
 from fedsweep.tracking.base import About, Place, metrics
@@ -68,7 +68,7 @@ def params(settings: Mapping, plan: Mapping) -> dict[str, str]:
     """The flattened configuration (the parent has what is the sweep's) and the plan's bits."""
     own = {key: value for key, value in settings.items() if key != "sweep"}
     own["plan"] = {name: plan[name] for name in _PLANNED if name in plan}
-    return {key: _fitting(str(value), MAX_PARAM_VAL_LENGTH) for key, value in _flat(masked_tree(own))}
+    return {key: _fitting(str(value), MAX_PARAM_VAL_LENGTH) for key, value in nested.items(masked_tree(own))}
 
 
 def _fitting(text: str, limit: int) -> str:
@@ -179,12 +179,3 @@ def _listed(values: Sequence[str] | str) -> str:
 def _commit(commit: str | None) -> dict[str, str]:
     """The second is where MLflow's pages look for it."""
     return {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("-dirty")} if commit else {}
-
-
-def _flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested dictionaries as ("encoder.bits", 8) pairs."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
