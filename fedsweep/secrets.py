@@ -2,9 +2,9 @@
 
 Passwords and tokens come in with addresses (`tracker.uri`, `sweep.storage`, `--tracking-uri`, MLFLOW_TRACKING_URI),
 with variables (MLFLOW_TRACKING_PASSWORD), and below keys that say so (`hydra.job.env_set={MY_TOKEN:...}`). `learn`
-remembers them, and `masked` replaces exactly these strings, so they
-are found in other libraries' messages too: percent-encoded, decoded, escaped, folded over two lines. Both streams of a
-process go through it (`guarded`); configurations are masked value by value before they are written (`masked_tree`).
+remembers them, and `masked` replaces exactly these strings, so they are found in other libraries' messages too:
+percent-encoded, decoded, escaped, folded over two lines. Both streams of a process go through it (`guarded`);
+configurations are masked value by value before they are written (`masked_tree`).
 
 A secret of fewer than six characters, or one of the words that fedsweep's own output consists of (`_common`), would
 mangle every text. It is masked only where it stands in an address (behind its user and before "@", or behind its key in

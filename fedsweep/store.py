@@ -16,6 +16,7 @@ from fedsweep import secrets
 from fedsweep.errors import UserError
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+MLFLOWS = "experiments"  # a table that every database of MLflow's has
 _DEFAULT = ("multirun_outputs", "mlflow.db")
 
 
@@ -77,9 +78,14 @@ def refuse_missing(given: str | None, key: str) -> None:
     if not path.is_file():
         raise UserError(f"{named(given, key)}: is not there; {right}")
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            tables = database.execute("select 1 from sqlite_master where name = 'experiments'").fetchall()
+        found = tables(path)
     except sqlite3.Error as error:
         raise UserError(f"{named(given, key)}: cannot be read ({error}); {right}") from error
-    if not tables:
+    if MLFLOWS not in found:
         raise UserError(f"{named(given, key)}: is no database of MLflow's; {right}")
+
+
+def tables(path: Path) -> set[str]:
+    """The tables of an SQLite file, which is only read. Raises sqlite3.Error if that is not possible."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        return {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}

@@ -62,11 +62,10 @@ def make(uri: str) -> None:
 def _refuse_others(path: Path) -> None:
     """MLflow would make its tables beside those of somebody else's database."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        tables = store.tables(path)
     except sqlite3.Error:  # MLflow says what is wrong with it
         return
-    if tables and "experiments" not in tables:
+    if tables and store.MLFLOWS not in tables:
         raise UserError(
             f"{path}: is no database of MLflow's, or one whose maker was killed; name another, or move the file away"
         )

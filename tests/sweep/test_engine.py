@@ -276,37 +276,40 @@ def test_results_that_are_there_are_not_made_again(start):
         assert rows(again) == rows(whole)
 
 
-def test_a_finished_run_whose_result_is_damaged_is_made_again_and_no_other(start, capsys):
+def finished(start):
+    """(the folder of a sweep whose three trials are complete, the trials that it runs if it is resumed)"""
     points = [{"encoder.bits": bits} for bits in ("2", "4", "8")]
     choices = {"encoder.bits": Choices(("2", "4", "8"))}
-    first = start(choices, points)
-    for run in [run for _ in points for run in first.runs(first.draw())]:
+
+    def runs():
+        engine = start(choices, points)
+        return engine, [run for _ in points for run in engine.runs(engine.draw())]
+
+    engine, made = runs()
+    for run in made:
         run.folder.mkdir()
-        write_result(run.folder, result(run))
-        first.finish(run, result(run))
-    path = first.folder / "1" / "result.json"
+        write_result(run.folder, {**result(run), "configuration": schema.digest(run.config)})
+        engine.finish(run, result(run))
+    return engine.folder, lambda: [run.trial for run in runs()[1]]
+
+
+def test_a_finished_run_whose_result_is_damaged_is_made_again_and_no_other(start, capsys):
+    folder, again = finished(start)
+    path = folder / "1" / "result.json"
     path.write_text(path.read_text().replace('"complete"', '"failed"'))
-    again = start(choices, points)
-    capsys.readouterr()
-    assert [run.trial for _ in points for run in again.runs(again.draw())] == [1]
+    assert again() == [1]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{path}: ") and line.endswith("kept as result.json.damaged, and the run is made again")
     assert not path.exists() and path.with_name("result.json.damaged").exists()
 
 
 def test_results_in_folders_that_were_exchanged_are_made_again(start, capsys):
-    points = [{"encoder.bits": bits} for bits in ("2", "4", "8")]
-    choices = {"encoder.bits": Choices(("2", "4", "8"))}
-    first = start(choices, points)
-    for run in [run for _ in points for run in first.runs(first.draw())]:
-        run.folder.mkdir()
-        write_result(run.folder, {**result(run), "configuration": schema.digest(run.config)})
+    folder, again = finished(start)
     for old, new in (("0", "aside"), ("1", "0"), ("aside", "1")):
-        (first.folder / old).rename(first.folder / new)
-    again = start(choices, points)
-    assert [run.trial for _ in points for run in again.runs(again.draw())] == [0, 1]
+        (folder / old).rename(folder / new)
+    assert again() == [0, 1]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [str(first.folder / k / "result.json") for k in "01"]
+    assert [line.partition(": ")[0] for line in lines] == [str(folder / k / "result.json") for k in "01"]
     assert all("is the result of another configuration; kept as result.json.damaged" in line for line in lines)
 
 
