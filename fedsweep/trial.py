@@ -123,11 +123,10 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
     result = _Result(config, population, plan, sweep.point if sweep else None)
     described = environment.describe(config.runtime, dataset)
     with RunFolder(folder, config, described, _columns(config, dataset), go_on=sweep is not None) as files, progress:
-        tracker = None
+        tracker: tracking.Tracker = tracking.Trackers([])  # until there are others
         try:
-            result.mlflow_run_id = (trusted_result(folder, config=config) or {}).get(
-                "mlflow_run_id"
-            )  # of a run that was cut off
+            before = trusted_result(folder, config=config) or {}  # of a run that was cut off
+            result.mlflow_run_id = before.get("mlflow_run_id")
             about = tracking.About(name, folder, described, plan.as_dict(), result.mlflow_run_id, sweep)
             tracker = _start_tracker(config, about, progress)
             result.mlflow_run_id = tracker.run_id or result.mlflow_run_id
@@ -149,14 +148,12 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
             raise
         finally:
             try:
-                if tracker:  # first: a run with a result is never looked at again
-                    tracker.flush()
+                tracker.flush()  # first: a run with a result is never looked at again
             finally:
                 try:
                     files.write_result(result.as_dict())
                 finally:
-                    if tracker:
-                        tracker.finish(result.status)
+                    tracker.finish(result.status)
                     for line in tracker.lost:
                         progress.untracked(line)
     return result.as_dict()
