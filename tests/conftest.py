@@ -37,9 +37,12 @@ def data_folder() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def knows_no_secret(monkeypatch) -> None:
-    """What one test plants is masked in no other."""
-    monkeypatch.setattr(secrets, "_known", {})
+def environment_of_its_own(first_environment, monkeypatch) -> None:
+    """What a test, or a command that it calls in this process, puts into the environment is in no other's."""
+    for name in os.environ.keys() - first_environment.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(first_environment)
+    monkeypatch.setattr(secrets, "_known", {})  # nor is what it plants masked there
 
 
 @pytest.fixture(scope="session")
@@ -80,10 +83,11 @@ def shared_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(shared_folder) -> None:
+def first_environment(shared_folder) -> dict[str, str]:
     """What is cached is cached for this test run alone; but for matplotlib's fonts, which take long to find."""
     os.environ.setdefault("MPLCONFIGDIR", str(platformdirs.user_cache_path("matplotlib")))
     os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from fedsweep import clients, datasets
 def command(tmp_path, monkeypatch, capsys):
     """`command(*arguments)`: runs it in this process and an empty folder; what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it for its process; here it ends with the test
 
     def run(*arguments):
         clients.main([*arguments])

@@ -191,7 +191,6 @@ def test_runs_started_together_in_a_fresh_folder_do_not_disturb_each_other(fedsw
 
 
 def test_an_interrupt_that_ends_as_another_error_is_one_line_all_the_same(capsys, monkeypatch):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # it is set to 1 below, for the process
     with pytest.raises(SystemExit) as ended, cli.one_line_errors(), cli.one_line_errors():
         try:
             raise KeyboardInterrupt

@@ -89,7 +89,6 @@ def test_an_error_of_a_file_is_one_line_and_blames_the_output_folder_for_its_own
     error, arguments, says, monkeypatch, capsys, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", [str(Path("fedsweep")), *arguments])
     with pytest.raises(SystemExit) as ended, cli.one_line_errors():
         raise error

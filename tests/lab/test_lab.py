@@ -32,7 +32,6 @@ def lab(tmp_path, monkeypatch):
     """`lab(*arguments)`: the command in this process, its cache and its working folder the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it for its process; here it ends with the test
 
     def run(*arguments):
         command.main([*arguments])

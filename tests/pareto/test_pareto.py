@@ -43,7 +43,6 @@ def ask(*folders, **question):
 def pareto(tmp_path, monkeypatch):
     """`pareto(*arguments)`: the command in this process, in an empty folder; the path of its output."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it for its process; here it ends with the test
 
     def run(*arguments, out="out"):
         command.main([*map(str, arguments), "--out", out])
