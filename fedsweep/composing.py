@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -190,7 +189,7 @@ def refuse_targets(config: DictConfig) -> None:
 
     Hydra calls what hydra.launcher, hydra.sweeper and hydra.callbacks name, with arguments of the configuration.
     """
-    for key, target in _targets(config, "", itertools.repeat(True, MOST_NODES)):
+    for key, target in _targets(config, "", Allowance()):
         _check_target(key, target)
     for part in ("job_logging", "hydra_logging"):
         _check_logging(f"hydra.{part}", OmegaConf.to_container(config.hydra[part], resolve=False))
@@ -220,13 +219,26 @@ def _check_logging(key: str, node: object) -> None:
 
 
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-MOST_NODES = 100_000  # of a configuration whose interpolations are resolved; more is one that multiplies itself
 
 
-def _targets(node: object, above: str, left: Iterator[bool]) -> Iterator[tuple[str, object]]:
-    """(key, value) of each `_target_`, as an interpolation's value where there is one; `left`: nodes to look at."""
-    if not next(left, False):
-        raise UserError(f"{above[:100]}: its interpolations make more than {MOST_NODES:,} values; write fewer")
+class Allowance:
+    """How many values a configuration may have, its interpolations resolved: more is one that multiplies itself."""
+
+    _MOST = 100_000
+
+    def __init__(self):
+        self._left = self._MOST
+
+    def spend(self, above: str) -> None:
+        """One value below this key; raises `UserError` if it is one too many."""
+        self._left -= 1
+        if self._left < 0:
+            raise UserError(f"{above[:100]}: its interpolations make more than {self._MOST:,} values; write fewer")
+
+
+def _targets(node: object, above: str, allowance: Allowance) -> Iterator[tuple[str, object]]:
+    """(key, value) of each `_target_`, as an interpolation's value where there is one."""
+    allowance.spend(above)
     if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
         items = [(f"{above}{key}", key) for key in node]
     elif isinstance(node, ListConfig) and not (node._is_none() or node._is_missing()):
@@ -242,7 +254,7 @@ def _targets(node: object, above: str, left: Iterator[bool]) -> Iterator[tuple[s
             continue  # what cannot be read now is none that Hydra can call now
         if key == "_target_" and value is not None:
             yield path, value
-        yield from _targets(value, f"{path}.", left)
+        yield from _targets(value, f"{path}.", allowance)
 
 
 def _defines(name: str, target: str) -> bool:

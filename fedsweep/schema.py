@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedsweep import secrets, store
-from fedsweep.composing import MOST_NODES, literal
+from fedsweep.composing import Allowance, literal
 from fedsweep.errors import UserError
 from fedsweep.units import parse_bits
 
@@ -586,30 +584,28 @@ def resolved(composed: DictConfig) -> DictConfig:
     Raises:
       UserError: an interpolation cannot be resolved; the line names its key.
     """
-    return OmegaConf.create(_resolved(composed, "", itertools.repeat(True, MOST_NODES)))
+    return OmegaConf.create(_resolved(composed, "", Allowance()))
 
 
-def _resolved(node: Any, above: str, left: Iterator[bool]) -> Any:
-    """`left`: as many values as there may be."""
-    if not next(left, False):
-        raise UserError(f"{above[:100]}: its interpolations make more than {MOST_NODES:,} values; write fewer")
+def _resolved(node: Any, above: str, allowance: Allowance) -> Any:
+    allowance.spend(above)
     if isinstance(node, str):
         return literal(node)
     if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
         return node
     if isinstance(node, DictConfig):
-        return {key: _value(node, key, f"{above}{key}", left) for key in node}
-    return [_value(node, place, f"{above}{place}", left) for place in range(len(node))]
+        return {key: _value(node, key, f"{above}{key}", allowance) for key in node}
+    return [_value(node, place, f"{above}{place}", allowance) for place in range(len(node))]
 
 
-def _value(node: Any, key: Any, path: str, left: Iterator[bool]) -> Any:
+def _value(node: Any, key: Any, path: str, allowance: Allowance) -> Any:
     if OmegaConf.is_missing(node, key):
         return "???"
     try:
         value = node[key]
         if path.count(".") > _DEEPEST:
             raise RecursionError
-        return _resolved(value, f"{path}.", left)
+        return _resolved(value, f"{path}.", allowance)
     except (OmegaConfBaseException, RecursionError) as error:
         raw = str(node._get_node(key)._value())
         what = str(error).splitlines()[0] if str(error) else "refers to itself"
