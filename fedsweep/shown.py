@@ -70,17 +70,18 @@ def cell(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
 
 
+def text_cell(held: object) -> object:
+    """What a user wrote as a cell of one line; what is no text stays as it is."""
+    return cell(printable(held)) if isinstance(held, str) else held
+
+
 def as_csv(table: pd.DataFrame) -> str:
-    """The table as CSV, its texts and its columns' names as `cell` has them."""
+    """The table as CSV, its texts and its columns' names as `text_cell` has them."""
     table = table.copy(deep=False)
     for name in table.columns:
         if table[name].dtype.kind not in "biufc":
-            table[name] = table[name].map(_text_cell)
-    return table.rename(columns=_text_cell).to_csv(index=False, lineterminator="\n")
-
-
-def _text_cell(held: object) -> object:
-    return cell(printable(held)) if isinstance(held, str) else held
+            table[name] = table[name].map(text_cell)
+    return table.rename(columns=text_cell).to_csv(index=False, lineterminator="\n")
 
 
 def from_cell(text: str) -> str:

@@ -97,10 +97,6 @@ def write(folder: Path, rows: Sequence[Row], clients: int, repeats: int, seed: i
         files.write_atomically(folder / name, data)
 
 
-def _cell(text: str) -> str:
-    return shown.cell(shown.printable(text))
-
-
 def _csv(rows: Sequence[Row], clients: int, repeats: int, seed: int) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -108,8 +104,9 @@ def _csv(rows: Sequence[Row], clients: int, repeats: int, seed: int) -> str:
     for row in rows:
         c, m = row.choice, row.measured
         numbers = (m.bits, m.nmse, m.interval, m.bias, m.noise, round(m.encode_ms, 4), round(m.decode_ms, 4))
+        texts = (c.encoder, c.label, " ".join(c.overrides), row.vectors)
         writer.writerow(
-            [*map(_cell, (c.encoder, c.label, " ".join(c.overrides), row.vectors)), m.elements, clients, repeats, seed]
+            [*map(shown.text_cell, texts), m.elements, clients, repeats, seed]
             + ["" if math.isnan(number) else number for number in numbers]
             + [row.on_front]
         )

@@ -248,7 +248,7 @@ def begun_trials(folder: Path, record: Record, read: Callable[[Path], dict | Non
 
     `read` gives a run's result: `read_result`, or `trusted_result` where a damaged one is made again.
     """
-    shown_points = drawn(folder, record) if record.points is None else []
+    shown_points = dict(enumerate(drawn(folder, record))) if record.points is None else {}
     trials: dict[int, Trial] = {}
     for number in sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()):
         places = {replicate: folder / record.run_folder(number, replicate) for replicate in range(record.replicates)}
@@ -259,7 +259,7 @@ def begun_trials(folder: Path, record: Record, read: Callable[[Path], dict | Non
             if point is None or (own is not None and not same_point(own, point, record.space)):
                 continue  # nobody's, or another trial's: its own is made again
         else:
-            point = own or dict(enumerate(shown_points)).get(number, {})
+            point = own or shown_points.get(number, {})
         original = next(iter(results.values()), {}).get("duplicate_of")
         if original is not None and original in trials:
             trials[number] = Trial(number, point, record.replicates, twin=trials[original])
@@ -301,7 +301,7 @@ def write_trials(folder: Path, trials: Sequence[Trial], keys: Iterable[str], obj
         point = {names[key]: shown.cell(value) for key, value in trial.shown.items()}
         for row in trial.rows():
             told = {"trial": trial.number, **point, "on_front": trial.number in best}
-            table.writerow({**row, "error": shown.cell(shown.printable(row.get("error") or "")), **told})
+            table.writerow({**row, "error": shown.text_cell(row.get("error") or ""), **told})
     write_atomically(folder / TRIALS, text.getvalue())
 
 
