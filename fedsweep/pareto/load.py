@@ -12,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -337,7 +337,7 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
     )
     with opened() as client:
         parent = client.get_run(run_id)
-        children = list(_children(client, parent))
+        children = list(mlflow_store.children(client, parent.info.experiment_id, run_id))
         if "sweep" not in parent.data.tags or "space" not in parent.data.tags:
             raise UserError(f"{run_id}: is no parent run of a sweep; name that one, or the sweep's folder")
         statuses = {run.info.run_id: _status(run) for run in children}
@@ -402,15 +402,6 @@ def _parsed_tag(run: mlflow.entities.Run, tag: str, kind: type) -> Any:
     except ValueError as error:
         raise UserError(f"{run.info.run_id}: its tag {tag} is not what was written ({error}); {_MENDS}") from error
     return content
-
-
-def _children(client: mlflow.MlflowClient, parent: mlflow.entities.Run) -> Iterator[mlflow.entities.Run]:
-    wanted, token = f"tags.mlflow.parentRunId = '{parent.info.run_id}'", None
-    while True:
-        page = client.search_runs([parent.info.experiment_id], wanted, max_results=1000, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
 
 
 def _history(client: mlflow.MlflowClient, run: mlflow.entities.Run, metrics: Sequence[str]) -> pd.DataFrame | None:

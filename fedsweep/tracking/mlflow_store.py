@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 import requests
 import sqlalchemy.exc
+from mlflow.entities import Run
 from mlflow.store.db import utils as mlflow_database
 
 from fedsweep import schema, store
@@ -149,6 +150,21 @@ def _few_retries() -> Iterator[None]:
             del os.environ[key]
 
 
+def search(client: mlflow.MlflowClient, experiments: Sequence[str], wanted: str) -> Iterator[Run]:
+    """All runs that match and that nobody has deleted; MLflow gives a thousand at a time."""
+    token = None
+    while True:
+        page = client.search_runs(list(experiments), wanted, max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def children(client: mlflow.MlflowClient, experiment: str, parent: str) -> Iterator[Run]:
+    """The runs below another one."""
+    return search(client, [experiment], f"tags.mlflow.parentRunId = '{parent}'")
+
+
 def this_process() -> str:
     """Host, boot, name space, number and start of this process: enough to know later whether it still runs."""
     return json.dumps([*_here(), os.getpid(), _started(os.getpid())])
@@ -186,12 +202,8 @@ def close_dead(client: mlflow.MlflowClient, experiments: Sequence[str]) -> int:
     """Ends runs as failed that processes of this host left open when they were killed; how many."""
     dead, local = [], store.sqlite_file(client.tracking_uri) is not None
     with forgiving("runs that were killed may still show as running"):
-        token = ""
-        while token is not None:
-            wanted = "attributes.status = 'RUNNING'"
-            page = client.search_runs(list(experiments), wanted, max_results=1000, page_token=token or None)
-            dead += [run.info.run_id for run in page if is_dead(run.data.tags.get(PROCESS, ""), local)]
-            token = page.token
+        running = search(client, experiments, "attributes.status = 'RUNNING'")
+        dead += [run.info.run_id for run in running if is_dead(run.data.tags.get(PROCESS, ""), local)]
     for run_id in dead:
         end(client, run_id, "failed")
     return len(dead)

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,18 +140,8 @@ class Store:
         wanted = f"tags.`{mlflow_run.FOLDER}` = '{tag}' and attributes.start_time >= {begun}"
         return next(iter(self.client.search_runs([self.experiment], wanted, ViewType.ACTIVE_ONLY, 1)), None)
 
-    def children(self, parents: Sequence[str]) -> list[Run]:
-        found = []
-        for parent in parents:
-            token: str | None = ""
-            while token is not None:
-                wanted = f"tags.mlflow.parentRunId = '{parent}'"
-                page = self.client.search_runs(
-                    [self.experiment], wanted, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token or None
-                )
-                found += page
-                token = page.token
-        return found
+    def children(self, parents: Iterable[str]) -> list[Run]:
+        return [run for parent in parents for run in mlflow_store.children(self.client, self.experiment, parent)]
 
     def bring(self, files: Files, found: Run | None, on_front: bool | None) -> str:
         """Makes the run of a folder what it should be; its id. `found`: the one that is there."""
@@ -334,7 +324,7 @@ def children(
       former: the id of the one that had the children before; it may have been deleted.
     """
     best = records.front(trials, record.objectives)
-    left = {run.info.run_id: run for run in store.children(list(dict.fromkeys(filter(None, (parent, former)))))}
+    left = {run.info.run_id: run for run in store.children(dict.fromkeys(filter(None, (parent, former))))}
     for trial in trials:
         for replicate, result in trial.results.items():
             place = Place(folder.name, parent, trial.number, replicate, trial.shown)
@@ -359,9 +349,10 @@ def children(
                 note(run_folder, result, run_id)
             except DamagedFile as error:
                 store.tally.skipped.append(str(error))
-    for run_id in _told(folder):  # of a trial that is not among these: its own is made again, or it is somebody's
-        left.pop(run_id, None)
-    store.delete([run for run in left.values() if "trial" in run.data.tags])  # others are somebody else's
+    if left:  # of a trial that is not among these: its own is made again, or it is somebody's
+        told = _told(folder)
+        nobodys = [run for run_id, run in left.items() if run_id not in told]
+        store.delete([run for run in nobodys if "trial" in run.data.tags])  # others are somebody else's
 
 
 def _told(folder: Path) -> set[str]:
