@@ -66,7 +66,7 @@ class Checked:
     def config(self, point: Point) -> schema.Config:
         """The checked configuration of a point; raises `UserError` for a combination that makes no sense."""
         known = self.configs.get(frozenset(point.items()))
-        return known or _composed(self.request, self.space, point)
+        return known or _composed(self.request, self.space, point)[1]
 
 
 def check(request: Request) -> Checked:
@@ -85,11 +85,11 @@ def check(request: Request) -> Checked:
     for key in dict.fromkeys(o.get_key_element() for grid in request.grids for o in grid):
         if key in said:
             print(f"{key}: what the command line says of it counts in all of sweep.grids", flush=True)
-    first = _composed(request, space, space.probes()[0])
+    probe = space.probes()[0]
+    composed, first = _composed(request, space, probe)
     settings = first.sweep
     if first.replicates > 1 and _sweeps_seed(space):
         raise UserError(f"seed: cannot be swept with replicates={first.replicates}, which are seed, seed + 1, ...")
-    composed = request.compose(space.arguments(space.probes()[0]))
     follows = _follows(composed, {dimension.lstrip("+") for dimension in space.dimensions})
     if first.replicates > 1 and (keys := sorted(_follows(composed, {"seed"}))):
         raise UserError(f"{keys[0]}: cannot follow seed with replicates={first.replicates}; sweep seed=0,1,2 instead")
@@ -106,7 +106,9 @@ def check(request: Request) -> Checked:
 
     if len(points) > _MANY:
         print(f"checking {len(points)} configurations", flush=True)
-    configs = {frozenset(point.items()): _composed(request, space, point) for point in points}
+    configs = {
+        frozenset(point.items()): first if point == probe else _composed(request, space, point)[1] for point in points
+    }
     digests = {_text(point): schema.digest(configs[frozenset(point.items())])[:16] for point in points}
     _check_clients(configs.values())
     record = Record(
@@ -138,9 +140,11 @@ def parse_grids(sweep: object, parse: Callable[[list[str]], list[Override]]) -> 
         raise UserError(f"sweep.grids: {cli.one_line(error)}") from error
 
 
-def _composed(request: Request, space: Space, point: Point) -> schema.Config:
+def _composed(request: Request, space: Space, point: Point) -> tuple[DictConfig, schema.Config]:
+    """A point's configuration as Hydra composes it, and as it is checked."""
     try:
-        return schema.check(request.compose(space.arguments(point)))
+        composed = request.compose(space.arguments(point))
+        return composed, schema.check(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_told(cli.one_line(error), space, point)) from error
     except UserError as error:
