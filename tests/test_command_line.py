@@ -190,7 +190,7 @@ def test_runs_started_together_in_a_fresh_folder_do_not_disturb_each_other(fedsw
     assert len(list(fedsweep.folder.glob("multirun_outputs/runs/*/result.json"))) == 2
 
 
-def test_an_interrupt_that_ends_as_another_error_is_one_line_all_the_same(capsys, monkeypatch):
+def test_an_interrupt_that_ends_as_another_error_is_one_line_all_the_same(capsys):
     with pytest.raises(SystemExit) as ended, cli.one_line_errors(), cli.one_line_errors():
         try:
             raise KeyboardInterrupt
