@@ -11,10 +11,13 @@ import contextlib
 import difflib
 import os
 import re
+import types
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import hydra._internal.hydra
 import hydra.utils
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -139,16 +142,15 @@ def literal(text: str) -> str:
 
 @contextlib.contextmanager
 def _folder_as_text() -> Iterator[None]:
-    """Hydra writes the working folder's name into the configuration as it is, `${` or no."""
-    text = literal(_getcwd())
-    os.getcwd = lambda: text
+    """Hydra's loader writes the working folder's name into the configuration as it is, `${` or no.
+
+    It alone is told the name as OmegaConf needs it: what looks for files, hydra.searchpath say, needs the real one.
+    """
+    config_loader_impl.os = types.SimpleNamespace(environ=os.environ, getcwd=lambda: literal(str(Path.cwd())))
     try:
         yield
     finally:
-        os.getcwd = _getcwd
-
-
-_getcwd = os.getcwd
+        config_loader_impl.os = os
 
 
 class _Folder(StringNode):

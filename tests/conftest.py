@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -25,6 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
+_PYTESTS_OWN = "PYTEST_CURRENT_TEST"
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +38,28 @@ def data_folder() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def environment_of_its_own(first_environment, monkeypatch) -> None:
-    """What a test, or a command that it calls in this process, puts into the environment is in no other's."""
-    for name in os.environ.keys() - first_environment.keys() - {"PYTEST_CURRENT_TEST"}:
+@contextlib.contextmanager
+def _environment_restored() -> Iterator[None]:
+    found = {name: value for name, value in os.environ.items() if name != _PYTESTS_OWN}
+    yield
+    for name in os.environ.keys() - found.keys() - {_PYTESTS_OWN}:
         del os.environ[name]
-    os.environ.update(first_environment)
+    os.environ.update(found)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_of_the_module() -> Iterator[None]:
+    """What a module's fixtures put into the environment (MLflow's server does) is in no other module's."""
+    with _environment_restored():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def environment_of_its_own(monkeypatch) -> Iterator[None]:
+    """What a test, or a command that it calls in this process, puts into the environment is in no other's."""
     monkeypatch.setattr(secrets, "_known", {})  # nor is what it plants masked there
+    with _environment_restored():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -83,11 +100,10 @@ def shared_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def first_environment(shared_folder) -> dict[str, str]:
+def cache(shared_folder) -> None:
     """What is cached is cached for this test run alone; but for matplotlib's fonts, which take long to find."""
     os.environ.setdefault("MPLCONFIGDIR", str(platformdirs.user_cache_path("matplotlib")))
     os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
 @pytest.fixture(scope="session")

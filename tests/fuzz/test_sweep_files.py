@@ -216,8 +216,8 @@ def _trials(path: Path) -> list[optuna.trial.FrozenTrial]:
 def test_a_run_goes_on_from_damaged_files_to_the_same_end(finished, cut_off, run_in, tmp_path, name, data):
     content = data.draw(damages((cut_off / name).read_bytes()))
     with damaged(cut_off, name, content, tmp_path) as folder:
-        result = job.run_trial(run_in(folder), _Until())
-        right = run_folder.read_result(finished / "0")
+        job.run_trial(run_in(folder), _Until())
+        result, right = run_folder.read_result(folder / "0"), run_folder.read_result(finished / "0")
         assert result["error"] is None
         assert {**result, "mlflow_run_id": None} == {**right, "mlflow_run_id": None}
         assert _rounds(folder / "0") == _rounds(finished / "0")

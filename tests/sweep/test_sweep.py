@@ -24,6 +24,7 @@ from fedsweep.progress import RunProgress
 from fedsweep.sweep import study as studies
 from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record
+from fedsweep.tracking import run_folder
 
 FAST = ["rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000"]
 
@@ -288,14 +289,14 @@ def test_an_exception_in_a_run_is_recorded_and_returned(config, tmp_path, monkey
     def broken(*_):
         raise ArithmeticError("no luck\nat all")
 
-    record = Record({}, [{}], 1, 1, {}, {}, {}, {}, None)
+    checked = config(*FAST, "tracker=csv")
+    record = Record({}, [{}], 1, 1, {}, {}, {"seed": checked.seed}, {}, None)
     record.write(tmp_path)
     monkeypatch.setattr(trial, "_train", broken)
-    checked = config(*FAST, "tracker=csv")
     run = Run(0, 0, "trial 0", checked, tmp_path / "0", tmp_path, {})
     result = job.run_trial(run, RunProgress("trial 0", 2))
     assert (result["status"], result["error"]) == ("failed", "ArithmeticError: no luck at all")
-    assert json.loads((tmp_path / "0" / "result.json").read_text()) == result
+    assert run_folder.read_result(tmp_path / "0") == result
     assert "no luck" in (tmp_path / "0" / "error.txt").read_text()
 
 

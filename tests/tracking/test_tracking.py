@@ -254,6 +254,7 @@ def pages(seen):
         command, cwd=folder.parents[1], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
+        assert server.stdout.readline().startswith("MLflow: ")  # which store
         assert f"http://127.0.0.1:{port}" in server.stdout.readline()
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
