@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.complete
 
-.PHONY: setup sweep test crash lint ui bench bench-peers growth lock wheel clean
+.PHONY: setup sweep test test-all crash lint ui bench bench-peers growth lock wheel clean
 
 setup: $(STAMP)
 
@@ -22,8 +22,14 @@ $(STAMP): requirements.lock pyproject.toml
 sweep: setup
 	$(BIN)/python -m fedsweep -m encoder.bits=2,4,8
 
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: setup lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m "not exhaustive"
+
+# Every variation of what `make test` shows with some: all encoders, codes and launchers, more kills. 15 minutes more.
+test-all: setup lint
+	$(PYTEST)
 
 # Kills, full disks, servers that go away, 10,000 fuzzed inputs: docs/reliability.md says what is tried. 15 minutes.
 crash: setup

@@ -200,8 +200,9 @@ class Process:
         self._process.wait()
 
     def workers(self) -> list[psutil.Process]:
+        """The sweep's own; what a worker starts looks like it for a moment."""
         try:
-            children = psutil.Process(self.pid).children(recursive=True)
+            children = psutil.Process(self.pid).children()
             return [child for child in children if "fedsweep.sweep.worker" in child.cmdline()]
         except psutil.Error:
             return []

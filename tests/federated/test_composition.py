@@ -53,6 +53,7 @@ def all_encoders_at_once(config, monkeypatch):
     return Model("all", SPEC, tuple(specs), logits)
 
 
+@pytest.mark.exhaustive
 def test_every_encoder_gives_the_same_bits_and_weights_in_both_runtimes(config, monkeypatch):
     """In both directions; and plans say what crosses, but for what lossless codes take."""
     model = all_encoders_at_once(config, monkeypatch)
@@ -261,7 +262,8 @@ def test_federated_dropout_trains_the_part_that_was_sent(config):
     assert outcome.downlink == 2 * (sent + 64 * len(thinned))
 
 
-def test_messages_of_lossless_codes_are_made_and_decoded(config):
+@pytest.mark.parametrize("codes", [("range",), pytest.param(schema.CODES, marks=pytest.mark.exhaustive)])
+def test_messages_of_lossless_codes_are_made_and_decoded(config, codes):
     """verify_wire in both directions; the training is that without a code, bit for bit."""
     overrides = ["encoder.bits=4", "downlink=same", "model=2nn"]  # one tensor is above the threshold
 
@@ -271,7 +273,7 @@ def test_messages_of_lossless_codes_are_made_and_decoded(config):
             return [running.round(clients([5, 4])) for _ in range(2)], running.weights()
 
     plain, expected = after_two_rounds("encoder.packing=dense")
-    for code in schema.CODES:
+    for code in codes:
         coded, got = after_two_rounds(f"code={code}", "verify_wire=true")
         assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True)), code
         for with_code, without in zip(coded, plain, strict=True):

@@ -66,6 +66,7 @@ def whole(made_once) -> Path:
     return place / "out"
 
 
+@pytest.mark.exhaustive  # tests/crash kills sweeps, in its short form too
 @pytest.mark.usefixtures("ready_store")
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(fedsweep, whole):
     """SIGKILL in the middle of runs, twice; MLflow gets every round once."""
@@ -111,6 +112,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(fedsweep, whole):
         assert sorted(steps) == list(range(1, 41))
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(fedsweep, whole):
     folder = fedsweep.folder / "out"
     running = start(fedsweep, *SWEEP, "tracker=csv", "hydra.sweep.dir=out")
@@ -154,7 +156,7 @@ def test_without_retries_a_killed_worker_is_one_failed_trial(fedsweep):
 
 def test_ctrl_c_then_resume_and_what_may_not_differ(fedsweep):
     # so many rounds that the sweep still runs when another process has found that out
-    arguments = ["-m", "rounds=400", "evaluate_every=50", "model=2nn", "tracker=csv", "checkpoint_every=5"]
+    arguments = ["-m", "rounds=200", "evaluate_every=50", "model=2nn", "tracker=csv", "checkpoint_every=5"]
     space = ["encoder.bits=2,4", "encoder.threshold=2000,3000"]
     running = start(fedsweep, *arguments, *space, "hydra.sweep.dir=out")
     folder = fedsweep.folder / "out"
@@ -171,7 +173,7 @@ def test_ctrl_c_then_resume_and_what_may_not_differ(fedsweep):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     for change, says in {
-        "rounds=401": "rounds was 400, is 401",
+        "rounds=201": "rounds was 200, is 201",
         "encoder.bits=2,4,8": "add sweep.extend=true",
     }.items():
         refused = fedsweep(*arguments, *space, change, "sweep.resume=out")

@@ -45,7 +45,9 @@ MOMENTS = {
 
 
 @pytest.mark.usefixtures("ready_store")
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [pytest.param(m, marks=[pytest.mark.exhaustive] if m == "in rounds" else []) for m in MOMENTS]
+)
 def test_after_a_sigkill_nothing_stays_running(fedsweep, moment):
     """The whole group is killed; nothing of it is left, and MLflow says so within seconds."""
     arguments, reached = MOMENTS[moment]

@@ -106,6 +106,7 @@ def server(tmp_path, migrated_database):
     server.kill()
 
 
+@pytest.mark.exhaustive  # tests/crash does it too
 def test_a_server_that_goes_away_and_comes_back_has_everything_at_the_end(server, tmp_path):
     """Once it is back before the sweep ends; once it comes back later, and the sweep is resumed."""
     folder = tmp_path / "multirun_outputs" / "seen"
