@@ -24,6 +24,7 @@ def test_an_experiment_says_its_command_and_runs_on_emnist_or_what_is_asked_for(
     assert (checked.dataset.name, checked.rounds) == ("mnist_by_writer", 3)
 
 
+@pytest.mark.exhaustive
 def test_every_point_of_every_experiment_makes_sense_and_has_a_plan(fedsweep, data_folder):
     """The dry runs of the two small ones by the command; the grids of the others point by point."""
     shown = fedsweep(

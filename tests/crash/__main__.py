@@ -49,10 +49,12 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a few faults, in a minute")
     parser.add_argument("--only", metavar="TEXT", help="faults whose name contains this text, or one of several (a,b)")
     parser.add_argument("--times", type=float, default=1, help="how many times as many tries")
-    parser.add_argument("--seconds", type=float, default=1500, help="no try begins later (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3600, help="no try begins later (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="of the moments (default: another one each time)")
     parser.add_argument("--lanes", type=int, default=2, help="tries at the same time (default: %(default)s)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this file")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the table into this file, or these faults' rows"
+    )
     arguments = parser.parse_args()
     _enter_own_mounts()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -69,9 +71,9 @@ def main() -> int:
         lab.end()
         shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - began
-    print(f"\n{report.as_markdown(counts)}\n\nseed {seed}, {seconds:.0f} s")
+    print(f"\n{report.as_markdown(report.rows(counts).values())}\n\nseed {seed}, {seconds:.0f} s")
     if arguments.write:
-        report.write(arguments.write, counts, seed, seconds)
+        report.write(arguments.write, counts, list(_ALL), seed, seconds)
     untried = [name for name, found in counts.items() if not found.tries and not found.skipped]
     for name in untried:
         print(f"{name}: was not tried")

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from mlflow.server import handlers
+from variations import some
 from werkzeug.serving import make_server
 
 MARK = "hunter2"  # in all that is planted, and in nothing else
@@ -205,26 +206,27 @@ def _free() -> int:
 DEAD = f"postgresql://me:{MARK}@127.0.0.1:9/db?password={MARK} b"
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments", "variables"),
-    [
-        ("fedsweep", (*SMALL, f"tracker.uri='{DEAD}'"), {}),
-        ("fedsweep", (*SMALL, f"tracker.uri='{DEAD}'"), {"HYDRA_FULL_ERROR": "1"}),
-        ("fedsweep", ("-m", "tracker=csv", f"sweep.storage='{DEAD}'"), {"HYDRA_FULL_ERROR": "1"}),
-        ("fedsweep", (f"tracker.uri=http://me:{MARK} b@h",), {}),  # Hydra cannot parse it
-        ("fedsweep", (f"tracker.url=me:{MARK}@h",), {}),
-        ("fedsweep", (f"+hydra.job.env_set={{MY_TOKEN:{MARK}a,OTHER_TOKENS:[{MARK}b", "rounds=1"), {}),  # nor this
-        ("fedsweep", (f"tracker={{uri:'http://me:{MARK}@h',unknown:1}}",), {}),
-        ("fedsweep", (f"tracker.uri=me:{MARK}@h", "--cfg", "job"), {}),
-        ("fedsweep.plan", (f"tracker.uri=http://me:{MARK}@h", f"--password={MARK}"), {}),
-        ("fedsweep.pareto", ("0" * 32, "--tracking-uri", f"ftp://me:{MARK}@h"), {"HYDRA_FULL_ERROR": "1"}),
-        ("fedsweep.pareto", ("0" * 32, f"--tracking-url={DEAD}"), {}),
-        ("fedsweep.pareto", ("0" * 32,), {"MLFLOW_TRACKING_URI": DEAD}),
-        ("fedsweep.tracking.ui", ("--port", PORT), {"MLFLOW_TRACKING_URI": DEAD, "HYDRA_FULL_ERROR": "1"}),
-        ("fedsweep.tracking.ui", ("--port", PORT), {"MLFLOW_TRACKING_URI": f"me:{MARK}@h"}),
-    ],
-)
-def test_no_error_has_a_secret_in_it(run, place, module, arguments, variables):
+FAILING = [  # module, arguments, variables
+    ("fedsweep", (*SMALL, f"tracker.uri='{DEAD}'"), {}),
+    ("fedsweep", (*SMALL, f"tracker.uri='{DEAD}'"), {"HYDRA_FULL_ERROR": "1"}),
+    ("fedsweep", ("-m", "tracker=csv", f"sweep.storage='{DEAD}'"), {"HYDRA_FULL_ERROR": "1"}),
+    ("fedsweep", (f"tracker.uri=http://me:{MARK} b@h",), {}),  # Hydra cannot parse it
+    ("fedsweep", (f"tracker.url=me:{MARK}@h",), {}),
+    ("fedsweep", (f"+hydra.job.env_set={{MY_TOKEN:{MARK}a,OTHER_TOKENS:[{MARK}b", "rounds=1"), {}),  # nor this
+    ("fedsweep", (f"tracker={{uri:'http://me:{MARK}@h',unknown:1}}",), {}),
+    ("fedsweep", (f"tracker.uri=me:{MARK}@h", "--cfg", "job"), {}),
+    ("fedsweep.plan", (f"tracker.uri=http://me:{MARK}@h", f"--password={MARK}"), {}),
+    ("fedsweep.pareto", ("0" * 32, "--tracking-uri", f"ftp://me:{MARK}@h"), {"HYDRA_FULL_ERROR": "1"}),
+    ("fedsweep.pareto", ("0" * 32, f"--tracking-url={DEAD}"), {}),
+    ("fedsweep.pareto", ("0" * 32,), {"MLFLOW_TRACKING_URI": DEAD}),
+    ("fedsweep.tracking.ui", ("--port", PORT), {"MLFLOW_TRACKING_URI": DEAD, "HYDRA_FULL_ERROR": "1"}),
+    ("fedsweep.tracking.ui", ("--port", PORT), {"MLFLOW_TRACKING_URI": f"me:{MARK}@h"}),
+]
+
+
+@pytest.mark.parametrize("failing", some(FAILING, [*FAILING[1:12:2], FAILING[12]]))
+def test_no_error_has_a_secret_in_it(run, place, failing):
+    module, arguments, variables = failing
     status, output = run(*arguments, module=module, **variables)
     assert MARK not in output
     assert (status == 0) == ("--cfg" in arguments), output
