@@ -232,7 +232,7 @@ class _Server:
 
     def __init__(self, place: Place):
         self._place = place
-        (place.folder / "server").mkdir()
+        (place.folder / "server" / "tmp").mkdir(parents=True)
         self.database = place.folder / "server" / "mlflow.db"
         shutil.copy(place.lab.database, self.database)
         with socket.socket() as probe:
@@ -246,6 +246,7 @@ class _Server:
         self._process = self._place.command(
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(folder / "artifacts"),
+            TMPDIR=str(folder / "tmp"),  # MLflow's lock stays there when the server is killed: no file of ours
         )  # fmt: skip
         if not self._process.until(self._answers):
             raise Hung(f"the server does not start: {self._process.output()[-300:]}")
