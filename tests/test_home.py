@@ -18,6 +18,9 @@ from fedsweep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = 54321  # passwd has no such user
+TURN_INTO = (
+    f"import os, sys; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); os.execv(sys.argv[1], sys.argv[1:])"
+)
 SHOW = "import os, fedsweep; print(os.environ['HOME'])"
 
 
@@ -32,10 +35,9 @@ def as_nobody():
     given |= {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "TMPDIR": str(folder)}
 
     def run(*arguments: str, python: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [python, *arguments], cwd=folder, env={**given, **environment}, capture_output=True, text=True,
-            user=NOBODY, group=NOBODY, extra_groups=[],
-        )  # fmt: skip
+        # Not subprocess's `user`: it forks, and gRPC's threads in the tests' process may end such a child with SIGSEGV.
+        command = [sys.executable, "-I", "-S", "-c", TURN_INTO, python, *arguments]
+        return subprocess.run(command, cwd=folder, env={**given, **environment}, capture_output=True, text=True)
 
     try:
         python = next(filter(None, (_usable(run, python) for python in (sys.executable, "/usr/bin/python3.11"))), None)
@@ -50,11 +52,7 @@ def as_nobody():
 
 def _usable(run, python: str) -> str | None:
     """A Python of root's own (pyenv's, say) is closed to others."""
-    try:
-        done = run("-c", "import fedsweep, numpy", python=python, HOME="/nowhere")
-    except OSError:
-        return None
-    return None if done.returncode else python
+    return None if run("-c", "import fedsweep, numpy", python=python, HOME="/nowhere").returncode else python
 
 
 @pytest.mark.parametrize("given", [{}, {"HOME": "/"}, {"HOME": ""}, {"HOME": "here"}], ids=str)
