@@ -53,6 +53,10 @@ class Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def ended_by_itself(self) -> bool:
+        return self._process.poll() == 0
+
     def start(self, run: Run) -> None:
         self.connection.send(run)
         self.run, self.last_trial, self.runs = run, run.trial, self.runs + 1
@@ -270,18 +274,20 @@ class Pool:
             return
         deaths[run.trial, run.replicate] += ready  # one that was only starting had not begun it
         result = trusted_result(run.folder)
-        if is_over(result):  # it died on its way out
-            engine.finish(run, result)
-            board.finish(run, result)
-        elif deaths[run.trial, run.replicate] <= self._settings.retries:
-            board.say(f"{run.title}: {death}; it starts again")
-            waiting.insert(0, run)
-        else:
+        if not is_over(result):
+            if deaths[run.trial, run.replicate] <= self._settings.retries:
+                board.say(f"{run.title}: {death}; it starts again")
+                waiting.insert(0, run)
+                return
             result = record_failure(run.folder, death)
-            lost = tracking.end(run.config, result.get("mlflow_run_id"), result["status"])
-            self.untracked += [f"{run.title}: {line}" for line in lost]
-            engine.finish(run, result)
-            board.finish(run, result)
+        self._end_at_tracker(run, result)  # one that died on its way out may not have said how it ended
+        engine.finish(run, result)
+        board.finish(run, result)
+
+    def _end_at_tracker(self, run: Run, result: Mapping) -> None:
+        """Closes the run of a process that died without a word."""
+        lost = tracking.end(run.config, result.get("mlflow_run_id"), result["status"])
+        self.untracked += [f"{run.title}: {line}" for line in lost]
 
     def _interrupt(self, engine: Engine, board: Board) -> None:
         running = [worker for worker in self._workers if worker.run]
@@ -294,5 +300,10 @@ class Pool:
             for worker in running:
                 worker.wait(_PATIENCE / 6 / len(running))
         for worker in running:
-            engine.finish(worker.run, trusted_result(worker.run.folder))
-            worker.run = None
+            run, worker.run = worker.run, None
+            result = trusted_result(run.folder)
+            if result and not worker.ended_by_itself:  # its run would stay open at the tracker
+                worker.end()
+                result = result if is_over(result) else {**result, "status": "interrupted"}
+                self._end_at_tracker(run, result)
+            engine.finish(run, result)

@@ -69,6 +69,46 @@ def test_after_a_sigkill_nothing_stays_running(fedsweep, moment):
     assert "FAILED" in found and set(found) <= {"FAILED", "FINISHED"}
 
 
+# A worker that dies, once, when its run's result is on disk and MLflow has not heard the end.
+STRUCK = """
+import os, pathlib, signal
+from fedsweep.models.keras import perceptron
+from fedsweep.tracking.mlflow_tracker import MlflowTracker
+
+finish = MlflowTracker.finish
+
+def strike(self, status):
+    if not os.path.exists("struck"):
+        pathlib.Path("struck").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    finish(self, status)
+
+MlflowTracker.finish = strike
+"""
+
+
+@pytest.mark.usefixtures("ready_store")
+@pytest.mark.parametrize("interrupted", some([False, True], {False}))
+def test_a_worker_that_dies_between_result_and_tracker_leaves_its_run_as_the_folder_says(fedsweep, interrupted):
+    (fedsweep.folder / "struck.py").write_text(STRUCK)
+    command = [sys.executable, "-m", "fedsweep", "-m", f"rounds={2000 if interrupted else 2}", "clients_per_round=2",
+               "model=keras", "model.maker=struck:perceptron", "encoder.bits=2,4", "encoder.threshold=100",
+               "sweep.max_workers=1", "hydra.sweep.dir=out"]  # fmt: skip
+    running = subprocess.Popen(command, cwd=fedsweep.folder, stderr=subprocess.PIPE, text=True)
+    if interrupted:
+        rounds, deadline = fedsweep.folder / "out" / "0" / "rounds.csv", time.monotonic() + 300
+        while not (rounds.exists() and rounds.stat().st_size > 1000):
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=300)
+    assert (fedsweep.folder / "struck").exists()
+    assert running.returncode == (130 if interrupted else 0), said
+    ends = ["KILLED"] * 2 if interrupted else ["FINISHED"] * 3  # of the sweep's run and of those of its trials
+    assert statuses(fedsweep.folder) == ends
+    assert "fedsweep: a tracker was not told: trial 0 " in said
+
+
 def test_the_watcher_is_light_and_ends_with_what_it_watches(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(psutil.Process().children())
