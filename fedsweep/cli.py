@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsweep import composing, interrupts, secrets, streams
+from fedsweep import composing, interrupts, secrets, shown, streams
 from fedsweep.errors import NotWritten, UserError
 from fedsweep.files import write_atomically
 
@@ -158,11 +158,15 @@ def mask_hydras(hydra_config: DictConfig) -> None:
 
 def one_line(error: Exception) -> str:
     """An error's own words in one line, without what only repeats or decorates them."""
+    return shown.printable(_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return _one_line_of_a_file(error)
     if isinstance(error, MissingConfigException) and error.options:
         return f"{error.missing_cfg_file}: no such choice; choose one of {', '.join(error.options)}"
     if unknown := re.match(r"Could not override '(.+?)'", str(error)):
         return f"{unknown[1]}: no such key; python -m fedsweep --cfg job shows them all"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     return "; ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsweep import datasets, environment, evaluation, interrupts, models, runtime, schema, secrets, tracking
+from fedsweep import datasets, environment, evaluation, interrupts, models, runtime, schema, secrets, shown, tracking
 from fedsweep.errors import DamagedFile, NotWritten, UserError
 from fedsweep.federated import cohort
 from fedsweep.federated import plan as planning
@@ -144,7 +144,8 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
                 result.status, result.error = "interrupted", "interrupted by a signal"
                 raise KeyboardInterrupt from error
             result.status = "interrupted" if isinstance(error, NotWritten) else "failed"  # with room it can go on
-            result.error = secrets.masked(" ".join(traceback.format_exception_only(error)[-1].split()))
+            said = " ".join(traceback.format_exception_only(error)[-1].split())
+            result.error = secrets.masked(shown.printable(said))
             raise
         finally:
             try:

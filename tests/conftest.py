@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,6 +98,24 @@ def shared_folder(tmp_path_factory) -> Path:
     """A folder that all processes of this test run share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory) -> Path:
+    """What this process's tests, and all that they start, see as the folder for temporary files."""
+    folder = tmp_path_factory.getbasetemp() / "temporary"
+    folder.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(temporary) -> Iterator[None]:
+    """A test fails that leaves a temporary file behind."""
+    before = set(temporary.iterdir())
+    yield
+    left = {path.name for path in set(temporary.iterdir()) - before}
+    assert not {name for name in left if not name.startswith("__autograph_generated_file")}  # TensorFlow's, until exit
 
 
 @pytest.fixture(scope="session", autouse=True)

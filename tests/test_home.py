@@ -29,7 +29,7 @@ def as_nobody():
     """`as_nobody(*arguments, **environment)`: Python with the number of a user who is not in passwd, in his folder."""
     if os.getuid() != 0:
         pytest.skip("only root can take another user's number")
-    folder = Path(tempfile.mkdtemp(prefix="fedsweep-test-"))  # pytest's own folders are closed to others
+    folder = Path(tempfile.mkdtemp(prefix="fedsweep-test-", dir="/tmp"))  # pytest's own folders are closed to others
     os.chown(folder, NOBODY, NOBODY)
     given = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")}
     given |= {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}", "TMPDIR": str(folder)}

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -356,8 +357,11 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
         first.setdefault(trial, complete[trial, replicate])
 
     def plan(trial: int) -> dict:
-        with opened() as client:
-            return json.loads(Path(client.download_artifacts(first[trial].info.run_id, "plan.json")).read_text())
+        with (
+            opened() as client,
+            tempfile.TemporaryDirectory() as place,
+        ):  # a server's answer would stay in one of MLflow's
+            return json.loads(Path(client.download_artifacts(first[trial].info.run_id, "plan.json", place)).read_text())
 
     return Sweep(
         name=parent.data.tags["sweep"],

@@ -184,7 +184,7 @@ def drawn(folder: Path, record: Record) -> list[Point]:
 
 def record_failure(folder: Path, error: str, status: str = "failed") -> dict:
     """Makes sure that a run's folder says how it ended, however far it came."""
-    result = (trusted_result(folder) or {}) | {"status": status, "error": masked(error)}
+    result = (trusted_result(folder) or {}) | {"status": status, "error": shown.printable(masked(error))}
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder, result)
     return result

@@ -17,7 +17,7 @@ from matplotlib.backends import backend_pgf
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from fedsweep import shown
+from fedsweep import cli, shown
 from fedsweep.errors import UserError
 from fedsweep.pareto import analysis, figures, html, load, style, tables, terminal
 
@@ -239,4 +239,5 @@ def test_a_page_runs_no_script_of_a_value(answer, tmp_path):
 def test_text_is_one_line_everywhere(text):
     for made in (shown.printable, shown.value, shown.in_html, shown.in_markdown, shown.in_code, shown.in_latex):
         assert made(text).isprintable(), made
+    assert cli.one_line(UserError(text)).isprintable()
     assert "<" not in shown.in_html(text) + shown.in_markdown(text)

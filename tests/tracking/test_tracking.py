@@ -57,7 +57,7 @@ def test_the_parent_says_what_was_swept_and_shows_the_front(seen):
     assert "Pareto front" in printed and "on the front" in printed
 
 
-def test_children_say_which_trial_and_data_they_are_and_whether_they_are_on_the_front(seen):
+def test_children_say_which_trial_and_data_they_are_and_whether_they_are_on_the_front(seen, tmp_path):
     _, folder, client, _, children = seen
     table = {int(row["trial"]): row for row in rows(folder)}
     assert set(children) == {0, 1, 2} and table[3]["status"] == "duplicate"  # identity is the same at any width
@@ -69,7 +69,7 @@ def test_children_say_which_trial_and_data_they_are_and_whether_they_are_on_the_
         environment = json.loads((folder / str(trial) / "environment.json").read_text())
         assert data.dataset.name == "digits" and environment["data"]["sha256"].startswith(data.dataset.digest)
         assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"config.yaml", "plan.json"}
-        plan = json.loads(Path(client.download_artifacts(run.info.run_id, "plan.json")).read_text())
+        plan = json.loads(Path(client.download_artifacts(run.info.run_id, "plan.json", tmp_path)).read_text())
         assert plan == json.loads((folder / str(trial) / "result.json").read_text())["plan"]
         metrics = run.data.metrics
         for way in ("uplink", "downlink", "total"):
