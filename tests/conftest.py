@@ -20,6 +20,11 @@ import pytest
 
 from fedsweep import cli, environment, schema, secrets, tracking
 
+if worker := os.environ.get(
+    "PYTEST_XDIST_WORKER"
+):  # tests that run at the same time keep to a core each, with their sweeps
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 environment.configure(schema.MapReduceRuntime("map_reduce", 2))
 # A job in a shell's background ignores interrupts, one under nohup hang-ups, and so would all that it starts: tests
 # send both to runs, and TFF interrupts its worker.

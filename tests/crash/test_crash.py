@@ -1,17 +1,21 @@
-"""The short form of `make crash`: a sweep that is killed, and one whose disk is full."""
+"""The short form of `make crash`: short tries of some faults."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
+import pytest
+from variations import some
+
 from . import report
 from .compare import Counts
 from .sweeps import ROOT
 
 
-def test_a_few_faults_leave_nothing_lost_doubled_wrong_or_behind():
-    command = [sys.executable, "-m", "tests.crash", "--short", "--seed", "17"]
+@pytest.mark.parametrize("fault", some(["SIGKILL of the sweep", "disk full", "fuzzing"], ["SIGKILL of the sweep"]))
+def test_a_fault_leaves_nothing_lost_doubled_wrong_or_behind(fault):
+    command = [sys.executable, "-m", "tests.crash", "--short", "--only", fault, "--seed", "17"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -132,7 +132,10 @@ UNBIASED = [
 BIASED = ["sign", "one_bit", "top_k", "three_lc", "lloyd_max-3", "terngrad"]
 
 
-@pytest.fixture(params=ENCODERS)
+SHOWN = {name.partition("-")[0]: name for name in reversed(ENCODERS)}.values()  # the first variant of each
+
+
+@pytest.fixture(params=some(ENCODERS, SHOWN))
 def encoder(request):
     overrides, bits = ENCODERS[request.param]
     return overrides.split(), bits
@@ -192,7 +195,7 @@ def excess(config, name, x, repeats=300):
     return (missed - variances.sum() / repeats) / (math.sqrt(2 * np.sum(variances**2)) / repeats + 1e-12)
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("name", some(UNBIASED, SHOWN))
 def test_encoders_that_claim_it_are_unbiased(config, name):
     """Chance takes a right encoder beyond 6 standard deviations in fewer than one seed of 10,000; it is fixed."""
     assert excess(config, name, normal(512)) < 6
@@ -204,7 +207,7 @@ def test_the_test_for_bias_finds_it_in_encoders_that_have_one(config, name):
     assert not excess(config, name, normal(512), repeats=120) < 6
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("name", some(UNBIASED, SHOWN))
 def test_another_seed_gives_another_message(config, name):
     through = channel(config, ENCODERS[name][0].split(), (512,))
     (a, _), (b, _) = through(normal(512)), through(normal(512), seed=(1, 3))
@@ -230,7 +233,7 @@ def test_no_value_needs_a_level_above_the_last_one(config):
     assert worst <= (x[0] - x[1]) / 65535 * 1.01
 
 
-@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-30, 1.0, 1e30, 3e38])
+@pytest.mark.parametrize("scale", some([1e-44, 1e-38, 1e-30, 1.0, 1e30, 3e38], [1e-44, 1.0, 3e38]))
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_no_value_lies_above_the_last_symbol_of_uniform(scale, stochastic):
     """Wherever float32 rounds the step down: one symbol more would spill into a neighbour."""
@@ -324,7 +327,7 @@ def test_labels_name_every_setting(config, monkeypatch):
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", some(ENCODERS, SHOWN))
 def test_what_error_feedback_remembers_stays_bounded_with_every_encoder_that_it_accepts(config, name):
     """p = u + memory, memory = p - C(p), for 25 rounds of normal u: its norm settles instead of growing on."""
     overrides = ENCODERS[name][0].split()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from channel import channel, normal, rule
+from variations import some
 
 EQUAL = [
     (
@@ -89,13 +90,13 @@ def messages(config, texts):
     return labels, same and np.array_equal(left, right)
 
 
-@pytest.mark.parametrize("texts", EQUAL, ids=" = ".join)
+@pytest.mark.parametrize("texts", some(EQUAL, EQUAL[::3]), ids=" = ".join)
 def test_equal_encoders_have_equal_labels_under_any_words(config, texts):
     labels, same = messages(config, texts)
     assert same and labels[0] == labels[1]
 
 
-@pytest.mark.parametrize("texts", DIFFERENT, ids=" | ".join)
+@pytest.mark.parametrize("texts", some(DIFFERENT, DIFFERENT[::3]), ids=" | ".join)
 def test_different_encoders_have_different_labels(config, texts):
     labels, same = messages(config, texts)
     assert not same and labels[0] != labels[1]

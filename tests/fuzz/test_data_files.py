@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from examples import tries
+from examples import DATA_FILES, tries
 from formats import write_idx, write_tff
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,7 +142,7 @@ def test_damage_of_any_kind_is_one_line(kind, whole, tmp_path):
     cases = HEADERS.map(lambda text: with_header(text.encode())) if kind == "npz.header" else damaged(whole[kind])
     sqlite = 1 / 64  # TFF takes a fifth of a second to open one
 
-    @tries(sqlite if kind == "sqlite" else (1 - sqlite) / (len(FORMATS) - 1))
+    @tries(DATA_FILES * (sqlite if kind == "sqlite" else (1 - sqlite) / (len(FORMATS) - 1)))
     @given(cases)
     def run(content):
         read(kind, tmp_path, content)

@@ -6,7 +6,7 @@ from unittest import mock
 
 import composed
 import hydra
-from examples import tries
+from examples import OVERRIDES, tries
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedsweep import cli, schema
 from fedsweep.errors import UserError
 
-HALF = tries(1 / 2)
+HALF = tries(OVERRIDES / 2)
 
 
 def _flat(tree: dict, above: str = "") -> list[str]:

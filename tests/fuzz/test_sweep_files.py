@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from examples import tries
+from examples import SWEEP_FILES, tries
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +27,8 @@ from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record
 from fedsweep.tracking import run_folder
 
-RESUMED = tries(1 / 60)  # by a run that goes on, which takes a second; three tests
-READ = tries((1 - 3 / 60) / 7)  # by a reader; seven tests
+RESUMED = tries(SWEEP_FILES / 80)  # by a run that goes on, which takes half a second; three tests
+READ = tries(SWEEP_FILES * (1 - 3 / 80) / 7)  # by a reader; seven tests
 FINISHED = ("0/result.json", "sweep.yaml", "trials.csv", "1/rounds.csv")
 OVERRIDES = (
     "rounds=6", "evaluate_every=2", "checkpoint_every=2", "model=2nn", "clients_per_round=2", "encoder.threshold=1000",
