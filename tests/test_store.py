@@ -33,7 +33,7 @@ def test_the_key_wins_over_the_variable_and_the_variable_over_the_default(config
 
 @pytest.mark.parametrize("name", ["a?b#c d%20e&f", "plain", "50%", "ü+x"])
 def test_the_default_is_below_the_working_folder_whatever_its_name(
-    config, tmp_path, monkeypatch, migrated_database, name
+    config, tmp_path, tmp_path_factory, monkeypatch, migrated_database, name
 ):
     folder = tmp_path / name
     (folder / "multirun_outputs").mkdir(parents=True)
@@ -45,7 +45,8 @@ def test_the_default_is_below_the_working_folder_whatever_its_name(
     client, experiment = mlflow_store.connect(config().tracker)
     run = client.create_run(experiment).info.run_id
     client.log_text(run, "text", "a.txt")
-    assert Path(client.download_artifacts(run, "a.txt")).read_text() == "text"
+    downloaded = client.download_artifacts(run, "a.txt", tmp_path_factory.mktemp("downloaded"))
+    assert Path(downloaded).read_text() == "text"
     with sqlite3.connect(path) as database:
         assert database.execute("select run_uuid from runs").fetchall() == [(run,)]
     assert [one.name for one in tmp_path.iterdir() if one.name != "cache"] == [name]

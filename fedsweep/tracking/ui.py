@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -71,29 +72,32 @@ def _serve(host: str, port: int, uri: str) -> None:
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     # One person's pages. Several workers are ended and started for ever where importing MLflow takes them over 5 s.
     command += ["--workers", "1"]
-    server = subprocess.Popen(
-        command,
-        env={**os.environ, "MLFLOW_BACKEND_STORE_URI": uri},  # command lines can be read by everybody
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C is for this process, which ends the server
-    )
-    try:
-        threading.Thread(target=_repeat, args=(server,), daemon=True).start()
-        _wait(server, host, port)
-        address = f"[{host}]" if ":" in host else host
-        print(f"Open http://{address}:{port} and choose the experiment fedsweep; Ctrl-C ends it.", flush=True)
-        if not _is_loopback(host):
-            print(
-                f"--host {host}: there is no password; everybody who reaches this machine can read and delete the runs",
-                file=sys.stderr,
-            )
-        raise UserError(f"MLflow's server ended with status {server.wait()}")
-    finally:
-        _end(server)
+    with tempfile.TemporaryDirectory(prefix="fedsweep-ui-") as temporary:  # it leaves a lock file behind
+        server = subprocess.Popen(
+            command,
+            # the address of the store: command lines can be read by everybody
+            env={**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "TMPDIR": temporary},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for this process, which ends the server
+        )
+        try:
+            threading.Thread(target=_repeat, args=(server,), daemon=True).start()
+            _wait(server, host, port)
+            address = f"[{host}]" if ":" in host else host
+            print(f"Open http://{address}:{port} and choose the experiment fedsweep; Ctrl-C ends it.", flush=True)
+            if not _is_loopback(host):
+                print(
+                    f"--host {host}: there is no password; everybody who reaches this machine can read and delete the"
+                    " runs",
+                    file=sys.stderr,
+                )
+            raise UserError(f"MLflow's server ended with status {server.wait()}")
+        finally:
+            _end(server)
 
 
 def _repeat(server: subprocess.Popen) -> None:

@@ -239,7 +239,7 @@ def test_other_workers_give_the_trials_that_one_gives(fedsweep, ways):
 
 def test_workers_live_long_and_are_replaced_after_so_many_runs(fedsweep):
     def processes(*arguments):
-        command = [sys.executable, "-m", "fedsweep", "-m", *FAST, "tracker=csv", "encoder.bits=1,2,3", *arguments]
+        command = [sys.executable, "-m", "fedsweep", "-m", *FAST, "tracker=csv", "seed=1,2,3", *arguments]
         running = subprocess.Popen(command, cwd=fedsweep.folder, stdout=subprocess.DEVNULL)
         seen = set()
         while running.poll() is None:
@@ -278,7 +278,7 @@ def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedswe
 
 @pytest.mark.usefixtures("ready_store")
 def test_a_sweep_in_which_no_trial_completes_fails_loudly(fedsweep):
-    wrong = ["optimizer.client_lr=1e30", "encoder.bits=2,4", "sweep.max_failures=9", "hydra.sweep.dir=out"]
+    wrong = ["optimizer.client_lr=1e30", "seed=1,2", "sweep.max_failures=9", "hydra.sweep.dir=out"]
     done = fedsweep("-m", *FAST, *wrong)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
