@@ -27,11 +27,11 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 test: setup lint
 	$(PYTEST) -m "not exhaustive"
 
-# Every variation of what `make test` shows with some: all encoders, codes and launchers, more kills. 15 minutes more.
+# Every variation of what `make test` shows with some: all encoders, codes and launchers, more kills.
 test-all: setup lint
 	$(PYTEST)
 
-# Kills, full disks, servers that go away, 10,000 fuzzed inputs: docs/reliability.md says what is tried. 15 minutes.
+# Kills, full disks, servers that go away, 10,000 fuzzed inputs: docs/reliability.md says what is tried. 50 minutes on two cores.
 crash: setup
 	$(BIN)/python -m tests.crash --write docs/reliability.md
 

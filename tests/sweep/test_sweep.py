@@ -26,7 +26,9 @@ from fedsweep.sweep.engine import Run
 from fedsweep.sweep.record import Record
 from fedsweep.tracking import run_folder
 
-FAST = ["rounds=2", "evaluate_every=1", "model=2nn", "clients_per_round=3", "encoder.threshold=1000"]
+BRIEF = ["rounds=2", "evaluate_every=1", "clients_per_round=3", "encoder.threshold=100"]
+FAST = [*BRIEF, "model=logistic_regression"]
+DEEP = [*BRIEF, "model=2nn"]  # one that can diverge
 
 
 def alone(config, folder: Path) -> dict:
@@ -257,7 +259,7 @@ def test_workers_live_long_and_are_replaced_after_so_many_runs(fedsweep):
 @pytest.mark.usefixtures("ready_store")
 def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedsweep):
     done = fedsweep(
-        "-m", *FAST, "rounds=8", "optimizer.client_lr=0.5,1e30,1e-9", "sweep/pruner=dominance",
+        "-m", *DEEP, "rounds=8", "optimizer.client_lr=0.5,1e30,1e-9", "sweep/pruner=dominance",
         "sweep.pruner.min_rounds=3", "sweep.in_flight=1", "hydra.sweep.dir=out",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -279,7 +281,7 @@ def test_a_diverging_trial_is_one_bad_trial_and_a_dominated_one_is_pruned(fedswe
 @pytest.mark.usefixtures("ready_store")
 def test_a_sweep_in_which_no_trial_completes_fails_loudly(fedsweep):
     wrong = ["optimizer.client_lr=1e30", "seed=1,2", "sweep.max_failures=9", "hydra.sweep.dir=out"]
-    done = fedsweep("-m", *FAST, *wrong)
+    done = fedsweep("-m", *DEEP, *wrong)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("fedsweep: no trial completed; trial 0: diverged, round")
