@@ -31,7 +31,8 @@ test: setup lint
 test-all: setup lint
 	$(PYTEST)
 
-# Kills, full disks, servers that go away, 10,000 fuzzed inputs: docs/reliability.md says what is tried. 50 minutes on two cores.
+# Kills, full disks, servers that go away, 10,000 fuzzed inputs: docs/reliability.md says what is tried.
+# It takes 50 minutes on two cores.
 crash: setup
 	$(BIN)/python -m tests.crash --write docs/reliability.md
 

@@ -158,7 +158,7 @@ def mask_hydras(hydra_config: DictConfig) -> None:
 
 def one_line(error: Exception) -> str:
     """An error's own words in one line, without what only repeats or decorates them."""
-    return shown.printable(_one_line(error))
+    return shown.printable(secrets.masked(_one_line(error)))  # in this order: an escaped secret is not recognized
 
 
 def _one_line(error: Exception) -> str:

@@ -145,7 +145,7 @@ def run(config: schema.Config, folder: Path, name: str, progress: Progress, swee
                 raise KeyboardInterrupt from error
             result.status = "interrupted" if isinstance(error, NotWritten) else "failed"  # with room it can go on
             said = " ".join(traceback.format_exception_only(error)[-1].split())
-            result.error = secrets.masked(shown.printable(said))
+            result.error = shown.printable(secrets.masked(said))
             raise
         finally:
             try:

@@ -20,9 +20,8 @@ import pytest
 
 from fedsweep import cli, environment, schema, secrets, tracking
 
-if worker := os.environ.get(
-    "PYTEST_XDIST_WORKER"
-):  # tests that run at the same time keep to a core each, with their sweeps
+# Tests that run at the same time keep to a core each, with the sweeps that they start.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 environment.configure(schema.MapReduceRuntime("map_reduce", 2))

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from fedsweep import cli, files, schema, secrets
+from fedsweep.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,13 @@ def test_variables_hold_secrets_by_their_names(monkeypatch, name):
     secrets.learn_process()
     assert secrets.masked(f"401 for {PLANTED}") == "401 for ***"
     assert secrets.masked_tree({"hydra": {"job": {"env_set": {name: "x"}}}})["hydra"]["job"]["env_set"] == {name: "***"}
+
+
+def test_a_secret_with_control_characters_is_masked_before_they_are_escaped(monkeypatch):
+    secret = "hunter2\x1e\xa0behind"
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", secret)
+    secrets.learn_process()
+    assert cli.one_line(UserError(f"401 for {secret}")) == "401 for ***"
 
 
 def test_streams_and_tracebacks_are_masked(monkeypatch, capsys):

@@ -357,10 +357,8 @@ def from_mlflow(run_id: str, tracking_uri: str | None, metrics: Sequence[str] = 
         first.setdefault(trial, complete[trial, replicate])
 
     def plan(trial: int) -> dict:
-        with (
-            opened() as client,
-            tempfile.TemporaryDirectory() as place,
-        ):  # a server's answer would stay in one of MLflow's
+        # A folder of our own: what a server answers would stay in one of MLflow's.
+        with opened() as client, tempfile.TemporaryDirectory() as place:
             return json.loads(Path(client.download_artifacts(first[trial].info.run_id, "plan.json", place)).read_text())
 
     return Sweep(

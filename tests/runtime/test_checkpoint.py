@@ -12,21 +12,22 @@ from fedsweep.federated import cohort
 from fedsweep.runtime import checkpoint
 
 POPULATION = 20
-SMALL = "model=logistic_regression"  # a kernel that is encoded and a bias that is not
+BOTH = "downlink.threshold=100"  # the kernel is encoded in both directions
+SMALL = ("model=logistic_regression", "encoder.threshold=100")  # a kernel that is encoded and a bias that is not
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["runtime=map_reduce", "encoder=hadamard", "encoder.bits=2", "downlink=uniform"],
-        ["runtime=tff", "encoder=hadamard", "encoder.bits=2", "downlink=uniform"],
-        ["schedule=plateau", "schedule.patience=1", "encoder.error_feedback=true", "downlink=stc"],
+        ["runtime=map_reduce", "encoder=hadamard", "encoder.bits=2", "downlink=uniform", BOTH],
+        ["runtime=tff", "encoder=hadamard", "encoder.bits=2", "downlink=uniform", BOTH],
+        ["schedule=plateau", "schedule.patience=1", "encoder.error_feedback=true", "downlink=stc", BOTH],
     ],
     ids=["map_reduce", "tff", "what clients and schedules remember"],
 )
 def test_a_restored_run_gives_the_same_weights_bit_for_bit(config, tmp_path, overrides):
     """Optimizer state, streams of noise, schedules and memories in both directions are part of it."""
-    checked = config(*overrides, "encoder.threshold=100", "optimizer=fedadam", SMALL, "clients_per_round=4")
+    checked = config(*overrides, "optimizer=fedadam", *SMALL, "clients_per_round=4")
     data = datasets.load(checked.dataset, 0)
     model = models.build(checked.model, data.spec)
     path = tmp_path / "checkpoint.npz"
@@ -61,13 +62,13 @@ def test_a_file_that_cannot_be_read_is_no_checkpoint(tmp_path):
 def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
     """The second run of an equal configuration compiles nothing; its seed is in its state alone."""
     data = datasets.load(config().dataset, 0)
-    model = models.build(config(SMALL).model, data.spec)
+    model = models.build(config(*SMALL).model, data.spec)
 
     def weights(seed, forget):
         if forget:
             runtime._graphs.clear()
-        overrides = ["encoder=hadamard", "encoder.bits=3", "encoder.threshold=100", "downlink=same", f"seed={seed}"]
-        checked = config(*overrides, SMALL, "clients_per_round=4")
+        overrides = ["encoder=hadamard", "encoder.bits=3", "downlink=same", f"seed={seed}"]
+        checked = config(*overrides, *SMALL, "clients_per_round=4")
         with runtime.start(checked, model, POPULATION) as running:
             running.round(*cohort.sample(data, checked, 1))
             return running.weights()
@@ -83,7 +84,7 @@ def test_runs_that_differ_in_their_seed_share_graphs_and_nothing_else(config):
 
 def test_graphs_kept_on_disk_give_the_same_run_and_damaged_ones_are_made_again(config, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    checked = config(SMALL, "encoder.threshold=100", "downlink=stc", "clients_per_round=3")
+    checked = config(*SMALL, "downlink=stc", BOTH, "clients_per_round=3")
     data = datasets.load(checked.dataset, 0)
     model = models.build(checked.model, data.spec)
     form, traced = federated.form, []

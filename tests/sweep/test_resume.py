@@ -164,10 +164,12 @@ def test_ctrl_c_then_resume_and_what_may_not_differ(fedsweep):
         processes = [psutil.Process(running.pid), *workers(running.pid)]
         for process in processes:
             process.suspend()
-        locked = fedsweep(*arguments, *space, "sweep.resume=out")
+        try:
+            locked = fedsweep(*arguments, *space, "sweep.resume=out")
+        finally:  # a worker that stands still would not notice that its sweep has ended
+            for process in processes:
+                process.resume()
         assert locked.returncode == 1 and "another process runs this sweep" in locked.stderr
-        for process in processes:
-            process.resume()
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=60) == 130
     finally:
